@@ -1,0 +1,2 @@
+//! The CSI plugin.
+fn main() {}

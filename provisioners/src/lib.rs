@@ -1,0 +1,30 @@
+//! What a storage backend is, and the backends.
+//!
+//! A backend implements [`Provisioner`] and the optional traits beside it; which of them it has is put together
+//! once in a [`Backend`], and everything else (CSI capabilities, the README's table) is read from there.
+//! The structs here carry no type of CSI and none of a backend's SDK: sizes are bytes, names are the
+//! Kubernetes and CSI words, and failures are one [`Error`].
+
+mod backend;
+mod context;
+mod error;
+pub mod local;
+mod naming;
+mod parameters;
+mod traits;
+mod types;
+
+pub use backend::{Backend, Feature};
+pub use context::Ctx;
+pub use error::{Error, Result};
+pub use naming::{NameTemplate, key_for};
+pub use parameters::{ParameterDoc, Parameters, parse_size};
+pub use traits::{
+    Attachment, CapacityReport, Clones, Creation, Expansion, GroupSnapshots, Listing, Modify, NodeAccess,
+    Placement, Provisioner, PublishRequest, Snapshots,
+};
+pub use types::{
+    Access, AccessMode, AccessType, Capability, Capacity, CapacityQuery, CapacityRange, Condition,
+    ExpandOutcome, GroupSnapshot, GroupSpec, NodeId, NodeVolume, Page, PvcMeta, Secrets, Snapshot,
+    SnapshotId, SnapshotSpec, Source, StringMap, Topology, TopologyRequest, Volume, VolumeId, VolumeSpec,
+};

@@ -1,0 +1,173 @@
+//! The traits of a storage backend. Each is small; a backend implements those it can keep, and [`crate::Backend`]
+//! collects them.
+//!
+//! Rules for every implementation:
+//! - done twice is done once: every call can be repeated, also after the process was killed at any point;
+//! - the driver calls no two methods at once on the same volume or snapshot, except reads and clones of one source;
+//! - blocking work runs on blocking threads and calls [`Ctx::check`] where ending is safe.
+
+use async_trait::async_trait;
+
+use crate::{
+    Capability, Capacity, CapacityQuery, CapacityRange, Ctx, ExpandOutcome, GroupSnapshot, GroupSpec, NodeId,
+    NodeVolume, Page, ParameterDoc, Result, Snapshot, SnapshotId, SnapshotSpec, StringMap, Topology, Volume,
+    VolumeId, VolumeSpec,
+};
+
+/// What every backend can do.
+#[async_trait]
+pub trait Provisioner: Send + Sync + 'static {
+    /// The backend's kind, such as `local`: what a configuration calls it.
+    fn kind(&self) -> &'static str;
+
+    /// The StorageClass parameters it knows, for refusing others and for the documentation.
+    fn parameters(&self) -> &'static [ParameterDoc];
+
+    /// Whether the backend answers and has what it needs. Called for CSI Probe, not more than once in a few seconds.
+    async fn check(&self) -> Result<()>;
+
+    /// Why a volume of this backend cannot be used so, or `Ok`.
+    fn supports(&self, capability: &Capability) -> Result<()>;
+
+    /// Parses and validates a request without touching the backend: parameters once into a typed struct, and the
+    /// handle that the volume will have. Wrong parameters are [`crate::Error::Invalid`] with the nearest known name.
+    fn prepare(&self, spec: VolumeSpec) -> Result<Box<dyn Creation>>;
+
+    /// Deletes a volume and its record. A volume that does not exist: `Ok`. In use or with no record of ours:
+    /// [`crate::Error::Refused`].
+    async fn delete(&self, ctx: &Ctx, id: &VolumeId) -> Result<()>;
+
+    /// One volume. None such: [`crate::Error::NotFound`].
+    async fn get(&self, id: &VolumeId) -> Result<Volume>;
+
+    /// Whether a volume that exists would satisfy `parameters` (StorageClass) — for ValidateVolumeCapabilities.
+    /// `Ok(Some(reason))` when not.
+    async fn differs(&self, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>>;
+}
+
+/// A validated CreateVolume, ready to run.
+#[async_trait]
+pub trait Creation: Send {
+    /// The handle that the volume has or will have; decided by the name alone where the backend lets us.
+    fn id(&self) -> &VolumeId;
+
+    /// Makes the volume, or finds the one made before. Same name and other parameters:
+    /// [`crate::Error::AlreadyExists`] that says what differs.
+    async fn run(self: Box<Self>, ctx: &Ctx) -> Result<Volume>;
+}
+
+/// Snapshots: CSI CREATE_DELETE_SNAPSHOT, LIST_SNAPSHOTS and GET_SNAPSHOT, and volumes made from them.
+#[async_trait]
+pub trait Snapshots: Send + Sync {
+    /// The handle that a snapshot has or will have; no I/O.
+    fn snapshot_id(&self, spec: &SnapshotSpec) -> Result<SnapshotId>;
+
+    /// Takes a snapshot, complete or absent, or finds the one taken before. Same name and another source volume:
+    /// [`crate::Error::AlreadyExists`].
+    async fn snapshot(&self, ctx: &Ctx, spec: SnapshotSpec) -> Result<Snapshot>;
+
+    /// Deletes a snapshot. None such: `Ok`. A member of a group: [`crate::Error::Invalid`].
+    async fn delete_snapshot(&self, ctx: &Ctx, id: &SnapshotId) -> Result<()>;
+
+    /// One snapshot. None such: [`crate::Error::NotFound`].
+    async fn get_snapshot(&self, id: &SnapshotId) -> Result<Snapshot>;
+
+    /// Snapshots after `after`, at most `max` (0: all), of one volume if `source` is given.
+    async fn list_snapshots(
+        &self,
+        source: Option<&VolumeId>,
+        after: Option<&str>,
+        max: usize,
+    ) -> Result<Page<Snapshot>>;
+}
+
+/// A volume can be made from another ([`crate::Source::Volume`]): CSI CLONE_VOLUME.
+pub trait Clones: Send + Sync {}
+
+/// Snapshots of several volumes at one moment: CSI GroupController.
+#[async_trait]
+pub trait GroupSnapshots: Send + Sync {
+    /// The handle that a group has or will have; no I/O.
+    fn group_id(&self, spec: &GroupSpec) -> Result<String>;
+
+    /// Takes all snapshots at one moment, all or none, or finds those taken before.
+    async fn snapshot_group(&self, ctx: &Ctx, spec: GroupSpec) -> Result<GroupSnapshot>;
+
+    /// Deletes a group and its snapshots. None such: `Ok`. `members` must be the group's
+    /// ([`crate::Error::Invalid`] otherwise); empty: not checked.
+    async fn delete_group(&self, ctx: &Ctx, id: &str, members: &[SnapshotId]) -> Result<()>;
+
+    /// One group. None such: [`crate::Error::NotFound`]. `members` as in [`GroupSnapshots::delete_group`].
+    async fn get_group(&self, id: &str, members: &[SnapshotId]) -> Result<GroupSnapshot>;
+}
+
+/// Volumes can grow: CSI EXPAND_VOLUME.
+#[async_trait]
+pub trait Expansion: Send + Sync {
+    /// Grows a volume to the range; one that is large enough already is left as it is. Never shrinks.
+    async fn expand(&self, ctx: &Ctx, id: &VolumeId, range: CapacityRange) -> Result<ExpandOutcome>;
+}
+
+/// What ControllerPublishVolume asks, validated.
+#[derive(Debug, Clone)]
+pub struct PublishRequest {
+    /// The node to publish to.
+    pub node: NodeId,
+    /// How it will be used.
+    pub capability: Capability,
+    /// Whether the node may only read.
+    pub read_only: bool,
+}
+
+/// Volumes are attached to nodes by the controller: CSI PUBLISH_UNPUBLISH_VOLUME.
+#[async_trait]
+pub trait Attachment: Send + Sync {
+    /// Publishes a volume to a node; returns CSI `publish_context`. Published there with another mode:
+    /// [`crate::Error::AlreadyExists`]; to another node and not multi-node: [`crate::Error::Refused`], naming it.
+    async fn publish(&self, ctx: &Ctx, id: &VolumeId, request: &PublishRequest) -> Result<StringMap>;
+
+    /// Ends it, for one node or (`None`) for all. A volume or publication that does not exist: `Ok`.
+    async fn unpublish(&self, ctx: &Ctx, id: &VolumeId, node: Option<&NodeId>) -> Result<()>;
+}
+
+/// Volumes can be listed: CSI LIST_VOLUMES.
+#[async_trait]
+pub trait Listing: Send + Sync {
+    /// Volumes after `after` in a stable order, at most `max` (0: all).
+    async fn list(&self, after: Option<&str>, max: usize) -> Result<Page<Volume>>;
+}
+
+/// Free space is known: CSI GET_CAPACITY.
+#[async_trait]
+pub trait CapacityReport: Send + Sync {
+    /// What is free for volumes of such parameters.
+    async fn capacity(&self, query: &CapacityQuery) -> Result<Capacity>;
+}
+
+/// Parameters that can be changed later: CSI MODIFY_VOLUME.
+#[async_trait]
+pub trait Modify: Send + Sync {
+    /// Sets the mutable parameters. One that cannot be changed: [`crate::Error::Invalid`].
+    async fn modify(&self, ctx: &Ctx, id: &VolumeId, parameters: &StringMap) -> Result<()>;
+}
+
+/// Volumes live in a place: CSI VOLUME_ACCESSIBILITY_CONSTRAINTS.
+pub trait Placement: Send + Sync {
+    /// The segments of the node that this process runs on.
+    fn topology(&self) -> Topology;
+}
+
+/// The node's side of a backend.
+#[async_trait]
+pub trait NodeAccess: Send + Sync {
+    /// How to get at a volume on this node. Not there: [`crate::Error::NotFound`].
+    async fn access(&self, id: &VolumeId, context: &StringMap, publish: &StringMap) -> Result<NodeVolume>;
+
+    /// Writes down that a format with `fs_type` begins (`done: false`) or was completed (`done: true`).
+    async fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()>;
+
+    /// CSI `max_volumes_per_node`; 0: no limit.
+    fn volume_limit(&self) -> u32 {
+        0
+    }
+}
