@@ -1,2 +1,101 @@
-//! The CSI plugin.
-fn main() {}
+//! `csi-driver`: wires the parts together in a fixed order: logs, configuration, backends, sockets, ready.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use csi_driver::cli::Cli;
+use csi_driver::config::Config;
+use csi_driver::driver::Service;
+use csi_driver::metrics::Metrics;
+use csi_driver::server::Server;
+use csi_driver::{registry, table, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The command line or the configuration is wrong (EX_USAGE of sysexits(3)).
+const EX_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(problem) = telemetry::init(cli.log_format, &cli.log) {
+        return usage(&problem);
+    }
+    if cli.backends {
+        print!("{}", table::markdown(&registry::examples()));
+        return ExitCode::SUCCESS;
+    }
+    let config = match cli.config.as_deref().map(Config::load) {
+        Some(Ok(config)) => config,
+        Some(Err(problem)) => return usage(&problem.to_string()),
+        None => return usage("--config is required"),
+    };
+    match start(&cli, config) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage(problem: &str) -> ExitCode {
+    eprintln!("csi-driver: {problem}");
+    ExitCode::from(EX_USAGE)
+}
+
+fn start(cli: &Cli, mut config: Config) -> Result<ExitCode> {
+    config.http_address = cli.http_address.or(config.http_address);
+    if cli.print_config {
+        print!("{}", serde_saphyr::to_string(&config).context("printing the configuration")?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let metrics = Metrics::new();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), csi = csi_proto::SPEC_VERSION, mode = ?cli.mode, "starting");
+    let drivers = match registry::drivers(&config, cli.mode, &metrics) {
+        Ok(drivers) => drivers,
+        Err(problem) => return Ok(usage(&problem)),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(config.max_concurrent_operations + 8)
+        .thread_keep_alive(Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let code = if cli.check { runtime.block_on(check(&drivers)) } else { runtime.block_on(serve(config, drivers, metrics))? };
+    // Work that cannot be interrupted must not keep a stopped process alive.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(code)
+}
+
+async fn check(drivers: &[Service]) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for driver in drivers {
+        match driver.probe_backend().await {
+            Ok(()) => println!("{}: ready", driver.name),
+            Err(error) => {
+                println!("{}: {error}", driver.name);
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    code
+}
+
+async fn serve(config: Config, drivers: Vec<Service>, metrics: Metrics) -> Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let sockets = config.backends.iter().map(|b| b.socket.clone());
+    let drivers = drivers.into_iter().zip(sockets).collect();
+    let grace = Duration::from_secs(config.shutdown_grace_seconds);
+    let server = Server::bind(drivers, config.http_address, metrics, grace).await?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {},
+            _ = interrupt.recv() => {},
+        }
+    };
+    server.run(stop).await?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::{
     Capability, Capacity, CapacityQuery, CapacityRange, Ctx, ExpandOutcome, GroupSnapshot, GroupSpec, NodeId,
-    NodeVolume, Page, ParameterDoc, Result, Snapshot, SnapshotId, SnapshotSpec, StringMap, Topology, Volume,
+    NodeVolume, Page, ParameterDoc, Result, Secrets, Snapshot, SnapshotId, SnapshotSpec, StringMap, Topology, Volume,
     VolumeId, VolumeSpec,
 };
 
@@ -157,11 +157,24 @@ pub trait Placement: Send + Sync {
     fn topology(&self) -> Topology;
 }
 
+/// What a node call says of a volume. Calls that bring no context (unstage, statistics) leave the maps empty.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeRequest<'a> {
+    /// The volume.
+    pub id: &'a VolumeId,
+    /// CSI `volume_context`.
+    pub context: &'a StringMap,
+    /// CSI `publish_context`.
+    pub publish_context: &'a StringMap,
+    /// CSI secrets of the call.
+    pub secrets: &'a Secrets,
+}
+
 /// The node's side of a backend.
 #[async_trait]
 pub trait NodeAccess: Send + Sync {
     /// How to get at a volume on this node. Not there: [`crate::Error::NotFound`].
-    async fn access(&self, id: &VolumeId, context: &StringMap, publish: &StringMap) -> Result<NodeVolume>;
+    async fn access(&self, request: &NodeRequest<'_>) -> Result<NodeVolume>;
 
     /// Writes down that a format with `fs_type` begins (`done: false`) or was completed (`done: true`).
     async fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()>;

@@ -1,0 +1,240 @@
+//! The configuration file. docs/configuration.md lists every key.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The whole file. Keys are camelCase; an unknown one is refused.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// This node's name: CSI `node_id`. Default: `$NODE_ID`, else the host name.
+    #[serde(default)]
+    pub node_id: String,
+    /// Says whose a volume is, in its record. Default: `default`.
+    #[serde(default = "default_cluster")]
+    pub cluster_id: String,
+    /// Where the sockets are: `<socketDir>/<driver name>.sock`.
+    #[serde(default = "default_socket_dir")]
+    pub socket_dir: PathBuf,
+    /// Where the process keeps what must survive it, such as which file systems it has frozen.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+    /// Kubelet's directory; targets below it may not have symbolic links.
+    #[serde(default = "default_kubelet_dir")]
+    pub kubelet_dir: PathBuf,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served; not at all by default.
+    #[serde(default)]
+    pub http_address: Option<SocketAddr>,
+    /// How long running calls may take to end after SIGTERM, in seconds.
+    #[serde(default = "default_grace")]
+    pub shutdown_grace_seconds: u64,
+    /// How long one operation may take, in seconds, before it is asked to end at its next safe point.
+    #[serde(default = "default_operation")]
+    pub operation_timeout_seconds: u64,
+    /// How long one external program may take, in seconds, before it is killed.
+    #[serde(default = "default_command")]
+    pub command_timeout_seconds: u64,
+    /// How many operations work at once in each driver; the others wait.
+    #[serde(default = "default_concurrency")]
+    pub max_concurrent_operations: usize,
+    /// The backends, each a CSI driver of its own.
+    pub backends: Vec<BackendConfig>,
+}
+
+/// One backend: its type, its names, and the keys of its type.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BackendConfig {
+    /// Which backend.
+    pub r#type: BackendType,
+    /// CSI driver name. Default: `<type>.csi.volumectl.io`.
+    #[serde(default)]
+    pub driver_name: String,
+    /// Its socket. Default: `<socketDir>/<driver name>.sock`.
+    #[serde(default)]
+    pub socket: PathBuf,
+    /// local: directories that volumes may be in, by name.
+    #[serde(default)]
+    pub roots: BTreeMap<String, PathBuf>,
+    /// local: free space to keep on each root: a size (`1Gi`) or a percentage (`5%`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<String>,
+    /// local: the size of a volume for which none is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_size: Option<String>,
+    /// local: whether ControllerPublishVolume is offered (`attachRequired` in the CSIDriver object).
+    #[serde(default = "default_attach")]
+    pub attach: bool,
+}
+
+/// The backends that this build has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendType {
+    /// Files and directories on the node.
+    Local,
+}
+
+impl BackendType {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+        }
+    }
+}
+
+/// A configuration that cannot be used: which file, line and key, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadConfig(String);
+
+impl Config {
+    /// Reads, completes and checks a file.
+    pub fn load(file: &Path) -> Result<Self, BadConfig> {
+        let text = std::fs::read_to_string(file).map_err(|e| BadConfig(format!("{}: {e}", file.display())))?;
+        Self::parse(&text).map_err(|problem| BadConfig(format!("{}{problem}", file.display())))
+    }
+
+    /// Parses, completes and checks a text; an error starts with `:line:column: ` where that is known.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut config: Self = serde_saphyr::from_str(text).map_err(|error| match error.location() {
+            Some(at) => format!(":{}:{}: {}", at.line(), at.column(), first_line(&error.to_string())),
+            None => format!(": {}", first_line(&error.to_string())),
+        })?;
+        config.complete();
+        config.check().map_err(|(key, problem)| format!("{}: {key}: {problem}", position(text, &key)))?;
+        Ok(config)
+    }
+
+    fn complete(&mut self) {
+        if self.node_id.is_empty() {
+            self.node_id = std::env::var("NODE_ID").ok().filter(|id| !id.is_empty()).unwrap_or_else(host_name);
+        }
+        for backend in &mut self.backends {
+            if backend.driver_name.is_empty() {
+                backend.driver_name = format!("{}.csi.volumectl.io", backend.r#type.name());
+            }
+            if backend.socket.as_os_str().is_empty() {
+                backend.socket = self.socket_dir.join(format!("{}.sock", backend.driver_name));
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), (String, String)> {
+        let wrong = |key: &str, problem: String| Err((key.to_owned(), problem));
+        if self.node_id.is_empty() || self.node_id.len() > crate::validate::MAX_NODE_ID {
+            return wrong("nodeId", format!("must have 1 to {} bytes", crate::validate::MAX_NODE_ID));
+        }
+        if self.max_concurrent_operations == 0 {
+            return wrong("maxConcurrentOperations", "must be at least 1".into());
+        }
+        if self.backends.is_empty() {
+            return wrong("backends", "names no backend; give at least one, such as \"- type: local\"".into());
+        }
+        for dir in [("socketDir", &self.socket_dir), ("stateDir", &self.state_dir), ("kubeletDir", &self.kubelet_dir)] {
+            if !dir.1.is_absolute() {
+                return wrong(dir.0, format!("{} is not an absolute path", dir.1.display()));
+            }
+        }
+        self.backends.iter().enumerate().try_for_each(|(i, backend)| self.check_backend(i, backend))
+    }
+
+    fn check_backend(&self, i: usize, backend: &BackendConfig) -> Result<(), (String, String)> {
+        let wrong = |key: &str, problem: String| Err((format!("backends[{i}].{key}"), problem));
+        if !is_driver_name(&backend.driver_name) {
+            let rule = "is not a driver name: at most 63 letters, digits, dots and dashes, a letter or digit at the ends";
+            return wrong("driverName", format!("{:?} {rule}", backend.driver_name));
+        }
+        let earlier = &self.backends[..i];
+        if let Some(j) = earlier.iter().position(|b| b.driver_name == backend.driver_name) {
+            return wrong("driverName", format!("{:?} is the name of backends[{j}] already", backend.driver_name));
+        }
+        if let Some(j) = earlier.iter().position(|b| b.socket == backend.socket) {
+            return wrong("socket", format!("{} is the socket of backends[{j}] already", backend.socket.display()));
+        }
+        if !backend.socket.is_absolute() || backend.socket.as_os_str().len() > 107 {
+            let rule = "must be an absolute path of at most 107 bytes (unix(7))";
+            return wrong("socket", format!("{} {rule}", backend.socket.display()));
+        }
+        if backend.r#type == BackendType::Local && backend.roots.is_empty() {
+            return wrong("roots", "is required for type local, such as {default: /var/lib/volumectl/volumes}".into());
+        }
+        Ok(())
+    }
+}
+
+/// CSI GetPluginInfo: domain name notation, at most 63 characters.
+fn is_driver_name(name: &str) -> bool {
+    let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    name.len() <= 63
+        && end(name.chars().next())
+        && end(name.chars().next_back())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-')
+}
+
+/// `:line:column` of a key like `backends[1].socket` in the text, as far as it stands there.
+fn position(text: &str, path: &str) -> String {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    let entry: Option<usize> = path.split_once('[').and_then(|(_, rest)| rest.split_once(']')?.0.parse().ok());
+    let mut entries = text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("- "));
+    let from = entry.and_then(|i| entries.nth(i)).map_or(0, |(line, _)| line);
+    let found = text.lines().enumerate().skip(from).find_map(|(i, line)| {
+        let at = line.find(&format!("{key}:"))?;
+        line[..at].chars().all(|c| c == ' ' || c == '-').then_some((i + 1, at + 1))
+    });
+    match found {
+        Some((line, column)) => format!(":{line}:{column}"),
+        None => format!(":{}:1", from + 1),
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn default_cluster() -> String {
+    "default".into()
+}
+
+fn default_socket_dir() -> PathBuf {
+    "/run/volumectl".into()
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/volumectl".into()
+}
+
+fn default_kubelet_dir() -> PathBuf {
+    "/var/lib/kubelet".into()
+}
+
+fn default_grace() -> u64 {
+    20
+}
+
+fn default_operation() -> u64 {
+    600
+}
+
+fn default_command() -> u64 {
+    120
+}
+
+fn default_concurrency() -> usize {
+    64
+}
+
+fn default_attach() -> bool {
+    true
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,213 @@
+//! Single flight: one operation at a time on a volume.
+//!
+//! An [`Operation`] names what it holds, exclusively or shared. A call that is the same as a running one (same RPC,
+//! same request without its secrets) joins it and gets its result. One that wants what another holds gets
+//! [`Error::Busy`], which says who, at which stage, for how long. The work runs in its own task: it goes on to its end
+//! when the caller has gone, so that nothing is left half done, and a retry joins it.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use provisioners::{Ctx, Error, Result};
+use tokio::sync::{Notify, Semaphore, watch};
+
+/// What an operation needs for itself while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hold {
+    /// Nobody else may hold it.
+    Exclusive(String),
+    /// Others may share it.
+    Shared(String),
+}
+
+impl Hold {
+    fn key(&self) -> &str {
+        let (Self::Exclusive(key) | Self::Shared(key)) = self;
+        key
+    }
+
+    fn conflicts(&self, other: &Self) -> bool {
+        self.key() == other.key() && !matches!((self, other), (Self::Shared(_), Self::Shared(_)))
+    }
+}
+
+/// One operation: the RPC, its request (what makes two calls the same) and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// The RPC's name.
+    pub name: &'static str,
+    /// The request's bytes without its secrets.
+    pub request: Vec<u8>,
+    /// What it holds.
+    pub holds: Vec<Hold>,
+}
+
+type Answer = Result<Arc<dyn Any + Send + Sync>>;
+
+struct Running {
+    operation: Operation,
+    ctx: Ctx,
+    answer: watch::Receiver<Option<Answer>>,
+}
+
+/// The operations of one driver. Clones share them.
+#[derive(Clone)]
+pub struct Flights {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    running: Mutex<BTreeMap<u64, Running>>,
+    next: std::sync::atomic::AtomicU64,
+    ended: Notify,
+    workers: Semaphore,
+    limit: Duration,
+}
+
+impl Flights {
+    /// At most `workers` operations work at once, the others wait; each is asked to end after `limit`.
+    pub fn new(workers: usize, limit: Duration) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                running: Mutex::default(),
+                next: 0.into(),
+                ended: Notify::new(),
+                workers: Semaphore::new(workers),
+                limit,
+            }),
+        }
+    }
+
+    /// Runs `work`, or joins the running call that is the same. Fails with [`Error::Busy`] when another operation
+    /// holds what this one needs.
+    pub async fn run<T, F, W>(&self, operation: Operation, work: F) -> Result<T>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: FnOnce(Ctx) -> W,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        let mut answer = match self.admit(operation)? {
+            Admission::Join(answer) => answer,
+            Admission::Start(finish, answer) => {
+                let work = work(finish.ctx.clone());
+                let shared = self.shared.clone();
+                tokio::spawn(async move { finish.with(shared.work(work).await) });
+                answer
+            }
+        };
+        let done = answer.wait_for(Option::is_some).await.map(|a| a.clone());
+        match done {
+            Ok(Some(Ok(value))) => value
+                .downcast_ref::<T>()
+                .cloned()
+                .ok_or_else(|| Error::Internal("a joined call had another answer type".into())),
+            Ok(Some(Err(error))) => Err(error),
+            Ok(None) | Err(_) => Err(Error::Internal("the operation ended without an answer".into())),
+        }
+    }
+
+    fn admit(&self, operation: Operation) -> Result<Admission> {
+        let mut running = self.shared.lock();
+        for other in running.values() {
+            if other.operation.name == operation.name && other.operation.request == operation.request {
+                return Ok(Admission::Join(other.answer.clone()));
+            }
+        }
+        for other in running.values() {
+            let conflict = operation.holds.iter().find(|h| other.operation.holds.iter().any(|o| h.conflicts(o)));
+            if let Some(hold) = conflict {
+                return Err(busy(hold, other));
+            }
+        }
+        let (send, answer) = watch::channel(None);
+        let ctx = Ctx::with_limit(self.shared.limit);
+        let id = self.shared.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        running.insert(id, Running { operation, ctx: ctx.clone(), answer: answer.clone() });
+        Ok(Admission::Start(Finish { shared: self.shared.clone(), id, ctx, send, answer: None }, answer))
+    }
+
+    /// The age of the oldest running operation.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.shared.lock().values().map(|r| r.ctx.age()).max()
+    }
+
+    /// Waits until no operation runs. After `grace` all are asked to end at their next safe point, and the wait goes
+    /// on for a tenth of it; returns how many were still running then.
+    pub async fn drain(&self, grace: Duration) -> usize {
+        if tokio::time::timeout(grace, self.idle()).await.is_err() {
+            self.shared.lock().values().for_each(|r| r.ctx.stop());
+            let _ = tokio::time::timeout(grace / 10 + Duration::from_millis(200), self.idle()).await;
+        }
+        self.shared.lock().len()
+    }
+
+    async fn idle(&self) {
+        loop {
+            let ended = self.shared.ended.notified();
+            if self.shared.lock().is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn work<T: Send + Sync + 'static>(&self, work: impl Future<Output = Result<T>>) -> Answer {
+        let _permit = self.workers.acquire().await.map_err(|e| Error::Internal(e.to_string()))?;
+        work.await.map(|value| Arc::new(value) as Arc<dyn Any + Send + Sync>)
+    }
+}
+
+enum Admission {
+    Join(watch::Receiver<Option<Answer>>),
+    Start(Finish, watch::Receiver<Option<Answer>>),
+}
+
+/// Ends the operation: gives the answer and lets go of what it held. Dropped without an answer (the work panicked),
+/// it answers with an internal error.
+struct Finish {
+    shared: Arc<Shared>,
+    id: u64,
+    ctx: Ctx,
+    send: watch::Sender<Option<Answer>>,
+    answer: Option<Answer>,
+}
+
+impl Finish {
+    fn with(mut self, answer: Answer) {
+        self.answer = Some(answer);
+    }
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        // Let go first, answer second: who has the answer may start the next operation at once.
+        self.shared.lock().remove(&self.id);
+        let answer = self.answer.take().unwrap_or_else(|| {
+            Err(Error::Internal(format!("the operation panicked at stage: {}", self.ctx.current_stage())))
+        });
+        self.send.send_replace(Some(answer));
+        self.shared.ended.notify_waiters();
+    }
+}
+
+fn busy(hold: &Hold, other: &Running) -> Error {
+    Error::Busy {
+        what: hold.key().to_owned(),
+        running: other.operation.name.to_owned(),
+        stage: other.ctx.current_stage(),
+        age: other.ctx.age(),
+    }
+}
+
+#[cfg(test)]
+#[path = "flight_tests.rs"]
+mod tests;

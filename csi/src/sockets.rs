@@ -1,0 +1,116 @@
+//! Unix sockets: private from the first moment, and a stale one removed only when nobody answers on it.
+
+use std::io;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::Mode;
+use tokio::net::{UnixListener, UnixStream};
+
+/// A bound socket; its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    path: PathBuf,
+    listener: Option<UnixListener>,
+}
+
+impl Socket {
+    /// Binds `path` with mode 0600, making its directory (0750) if need be. Fails when another process answers there,
+    /// or when something that is no socket is in the way.
+    pub async fn bind(path: &Path) -> Result<Self> {
+        if let Some(dir) = path.parent() {
+            make_dir(dir).with_context(|| format!("making the directory {}", dir.display()))?;
+        }
+        remove_stale(path).await?;
+        // The umask is the process's; nothing else makes files while sockets are bound at start.
+        let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
+        let listener = UnixListener::bind(path);
+        rustix::process::umask(umask);
+        let listener = listener.with_context(|| format!("binding the socket {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), listener: Some(listener) })
+    }
+
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the listener; the file stays this value's to remove.
+    pub fn take(&mut self) -> Option<UnixListener> {
+        self.listener.take()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "the socket could not be removed");
+        }
+    }
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)
+}
+
+async fn remove_stale(path: &Path) -> Result<()> {
+    let meta = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.with_context(|| format!("looking at the socket {}", path.display()))?,
+    };
+    if !meta.file_type().is_socket() {
+        bail!("{} is not a socket; it was left as it is. Remove it or configure another socket", path.display());
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            tracing::info!(path = %path.display(), "removing a stale socket: nobody answers on it");
+            std::fs::remove_file(path).with_context(|| format!("removing the stale socket {}", path.display()))
+        }
+        Err(error) => Err(error).with_context(|| format!("finding out who owns the socket {}", path.display())),
+        Ok(_) => bail!("another process answers on {}; it was left as it is. Stop it first", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_private_and_gone_after_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/csi.sock");
+        let socket = Socket::bind(&path).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("csi.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "the dead socket's file is still there");
+        Socket::bind(&path).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_living_socket_and_a_file_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("csi.sock");
+        let _living = Socket::bind(&path).await.unwrap();
+        assert!(Socket::bind(&path).await.unwrap_err().to_string().contains("another process answers"));
+        assert!(UnixStream::connect(&path).await.is_ok());
+
+        let file = dir.path().join("notes.txt");
+        std::fs::write(&file, "keep").unwrap();
+        assert!(Socket::bind(&file).await.unwrap_err().to_string().contains("not a socket"));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "keep");
+    }
+}
