@@ -3,7 +3,8 @@
 use csi_proto::v1 as pb;
 use prost_types::Timestamp;
 use provisioners::{
-    Condition, Error, GroupSnapshot, PvcMeta, Result, Snapshot, Source, StringMap, Topology, TopologyRequest, Volume,
+    Condition, Error, GroupSnapshot, PvcMeta, Result, Snapshot, Source, StringMap, Topology, TopologyRequest,
+    Volume,
 };
 
 use crate::validate;
@@ -13,7 +14,7 @@ const OURS: &str = "csi.volumectl.io/pvc/";
 
 /// Splits what Kubernetes says of the claim from the StorageClass's own parameters. Keys that belong to the sidecars
 /// (`csi.storage.k8s.io/…`) never reach a backend.
-pub fn split_parameters(parameters: &StringMap) -> (PvcMeta, StringMap) {
+pub(crate) fn split_parameters(parameters: &StringMap) -> (PvcMeta, StringMap) {
     let (mut pvc, mut rest) = (PvcMeta::default(), StringMap::new());
     for (key, value) in parameters {
         if let Some(key) = key.strip_prefix(SIDECAR) {
@@ -37,11 +38,16 @@ pub fn split_parameters(parameters: &StringMap) -> (PvcMeta, StringMap) {
 }
 
 /// What a volume is to be filled from.
-pub fn source(value: Option<&pb::VolumeContentSource>) -> Result<Option<Source>> {
+pub(crate) fn source(value: Option<&pb::VolumeContentSource>) -> Result<Option<Source>> {
     use pb::volume_content_source::Type;
     let Some(value) = value else { return Ok(None) };
     let (field, id) = match &value.r#type {
-        None => return Err(Error::invalid("volume_content_source", "is given without a snapshot or a volume")),
+        None => {
+            return Err(Error::invalid(
+                "volume_content_source",
+                "is given without a snapshot or a volume",
+            ));
+        }
         Some(Type::Snapshot(s)) => ("volume_content_source.snapshot.snapshot_id", &s.snapshot_id),
         Some(Type::Volume(v)) => ("volume_content_source.volume.volume_id", &v.volume_id),
     };
@@ -53,18 +59,21 @@ pub fn source(value: Option<&pb::VolumeContentSource>) -> Result<Option<Source>>
 }
 
 /// Where a volume must be reachable.
-pub fn topology(value: Option<pb::TopologyRequirement>) -> Option<TopologyRequest> {
+pub(crate) fn topology(value: Option<pb::TopologyRequirement>) -> Option<TopologyRequest> {
     let segments = |list: Vec<pb::Topology>| list.into_iter().map(|t| t.segments).collect();
-    value.map(|v| TopologyRequest { requisite: segments(v.requisite), preferred: segments(v.preferred) })
+    value.map(|v| TopologyRequest {
+        requisite: segments(v.requisite),
+        preferred: segments(v.preferred),
+    })
 }
 
 /// A size for the wire. Sizes are checked to fit when they come in; a larger one of a backend is cut.
-pub fn bytes(size: u64) -> i64 {
+pub(crate) fn bytes(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
 /// A volume for the wire.
-pub fn volume(v: &Volume) -> pb::Volume {
+pub(crate) fn volume(v: &Volume) -> pb::Volume {
     pb::Volume {
         capacity_bytes: bytes(v.capacity),
         volume_id: v.id.to_string(),
@@ -77,29 +86,38 @@ pub fn volume(v: &Volume) -> pb::Volume {
 fn content_source(source: &Source) -> pb::VolumeContentSource {
     use pb::volume_content_source::{SnapshotSource, Type, VolumeSource};
     let source = match source {
-        Source::Snapshot(id) => Type::Snapshot(SnapshotSource { snapshot_id: id.to_string() }),
-        Source::Volume(id) => Type::Volume(VolumeSource { volume_id: id.to_string() }),
+        Source::Snapshot(id) => Type::Snapshot(SnapshotSource {
+            snapshot_id: id.to_string(),
+        }),
+        Source::Volume(id) => Type::Volume(VolumeSource {
+            volume_id: id.to_string(),
+        }),
     };
     pb::VolumeContentSource { r#type: Some(source) }
 }
 
 /// One topology for the wire.
-pub fn topology_segments(segments: &Topology) -> pb::Topology {
-    pb::Topology { segments: segments.clone() }
+pub(crate) fn topology_segments(segments: &Topology) -> pb::Topology {
+    pb::Topology {
+        segments: segments.clone(),
+    }
 }
 
 /// A condition for the wire.
-pub fn condition(c: &Condition) -> pb::VolumeCondition {
-    pb::VolumeCondition { abnormal: c.abnormal, message: c.message.clone() }
+pub(crate) fn condition(c: &Condition) -> pb::VolumeCondition {
+    pb::VolumeCondition {
+        abnormal: c.abnormal,
+        message: c.message.clone(),
+    }
 }
 
 /// The nodes a volume is published to.
-pub fn published(v: &Volume) -> Vec<String> {
+pub(crate) fn published(v: &Volume) -> Vec<String> {
     v.published.iter().map(ToString::to_string).collect()
 }
 
 /// A snapshot for the wire.
-pub fn snapshot(s: &Snapshot) -> pb::Snapshot {
+pub(crate) fn snapshot(s: &Snapshot) -> pb::Snapshot {
     pb::Snapshot {
         size_bytes: bytes(s.size),
         snapshot_id: s.id.to_string(),
@@ -111,7 +129,7 @@ pub fn snapshot(s: &Snapshot) -> pb::Snapshot {
 }
 
 /// A group of snapshots for the wire.
-pub fn group(g: &GroupSnapshot) -> pb::VolumeGroupSnapshot {
+pub(crate) fn group(g: &GroupSnapshot) -> pb::VolumeGroupSnapshot {
     pb::VolumeGroupSnapshot {
         group_snapshot_id: g.id.clone(),
         snapshots: g.snapshots.iter().map(snapshot).collect(),
@@ -124,7 +142,10 @@ fn timestamp(time: jiff::Timestamp) -> Timestamp {
     // Protobuf wants nanoseconds that count forward from the second, jiff gives both the sign of the time.
     let (seconds, nanos) = (time.as_second(), time.subsec_nanosecond());
     if nanos < 0 {
-        Timestamp { seconds: seconds - 1, nanos: nanos + 1_000_000_000 }
+        Timestamp {
+            seconds: seconds - 1,
+            nanos: nanos + 1_000_000_000,
+        }
     } else {
         Timestamp { seconds, nanos }
     }
@@ -150,8 +171,14 @@ mod tests {
         );
         let (pvc, rest) = split_parameters(&parameters);
         assert_eq!(rest, StringMap::from([("type".into(), "file".into())]));
-        assert_eq!((pvc.name.as_deref(), pvc.namespace.as_deref()), (Some("db"), Some("shop")));
-        assert_eq!((pvc.labels["app"].as_str(), pvc.annotations["team"].as_str()), ("shop", "blue"));
+        assert_eq!(
+            (pvc.name.as_deref(), pvc.namespace.as_deref()),
+            (Some("db"), Some("shop"))
+        );
+        assert_eq!(
+            (pvc.labels["app"].as_str(), pvc.annotations["team"].as_str()),
+            ("shop", "blue")
+        );
     }
 
     #[test]
@@ -162,6 +189,11 @@ mod tests {
 
     #[test]
     fn a_source_without_content_is_refused() {
-        assert_eq!(source(Some(&pb::VolumeContentSource { r#type: None })).unwrap_err().label(), "invalid");
+        assert_eq!(
+            source(Some(&pb::VolumeContentSource { r#type: None }))
+                .unwrap_err()
+                .label(),
+            "invalid"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! `/metrics`, `/healthz` and `/readyz`.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,17 +15,17 @@ use crate::metrics::Metrics;
 
 /// What the pages show.
 #[derive(Clone)]
-pub struct Pages {
+pub(crate) struct Pages {
     /// For `/metrics`.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// For `/readyz`: every driver must answer its Probe.
-    pub drivers: Arc<Vec<Service>>,
+    pub(crate) drivers: Arc<Vec<Service>>,
     /// Set once all sockets are bound, cleared when the process stops.
-    pub serving: Arc<AtomicBool>,
+    pub(crate) serving: Arc<AtomicBool>,
 }
 
 /// The routes.
-pub fn router(pages: Pages) -> Router {
+pub(crate) fn router(pages: Pages) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
@@ -48,8 +49,12 @@ async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
     let mut problems = String::new();
     for driver in pages.drivers.iter() {
         if let Err(error) = driver.probe_backend().await {
-            problems += &format!("{}: {error}\n", driver.name);
+            let _ = writeln!(problems, "{}: {error}", driver.name);
         }
     }
-    if problems.is_empty() { (StatusCode::OK, "ok\n".into()) } else { (StatusCode::SERVICE_UNAVAILABLE, problems) }
+    if problems.is_empty() {
+        (StatusCode::OK, "ok\n".into())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, problems)
+    }
 }

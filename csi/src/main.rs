@@ -47,7 +47,10 @@ fn usage(problem: &str) -> ExitCode {
 fn start(cli: &Cli, mut config: Config) -> Result<ExitCode> {
     config.http_address = cli.http_address.or(config.http_address);
     if cli.print_config {
-        print!("{}", serde_saphyr::to_string(&config).context("printing the configuration")?);
+        print!(
+            "{}",
+            serde_saphyr::to_string(&config).context("printing the configuration")?
+        );
         return Ok(ExitCode::SUCCESS);
     }
     let metrics = Metrics::new();
@@ -63,7 +66,11 @@ fn start(cli: &Cli, mut config: Config) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let code = if cli.check { runtime.block_on(check(&drivers)) } else { runtime.block_on(serve(config, drivers, metrics))? };
+    let code = if cli.check {
+        runtime.block_on(check(&drivers))
+    } else {
+        runtime.block_on(serve(config, drivers, metrics))?
+    };
     // Work that cannot be interrupted must not keep a stopped process alive.
     runtime.shutdown_timeout(Duration::from_millis(100));
     Ok(code)

@@ -41,13 +41,24 @@ impl Server {
         }
         let http = match http {
             Some(address) => Some(
-                TcpListener::bind(address).await.with_context(|| format!("httpAddress: binding {address}"))?,
+                TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("httpAddress: binding {address}"))?,
             ),
             None => None,
         };
         let services = bound.iter().map(|(driver, _)| driver.clone()).collect();
-        let pages = Pages { metrics, drivers: Arc::new(services), serving: Arc::new(AtomicBool::new(false)) };
-        Ok(Self { drivers: bound, http, pages, grace })
+        let pages = Pages {
+            metrics,
+            drivers: Arc::new(services),
+            serving: Arc::new(AtomicBool::new(false)),
+        };
+        Ok(Self {
+            drivers: bound,
+            http,
+            pages,
+            grace,
+        })
     }
 
     /// Where the HTTP pages are, when they are served.
@@ -61,7 +72,9 @@ impl Server {
         let (tell, told) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for (driver, socket) in &mut self.drivers {
-            let listener = socket.take().ok_or_else(|| anyhow!("the socket of {} was taken twice", driver.name))?;
+            let listener = socket
+                .take()
+                .ok_or_else(|| anyhow!("the socket of {} was taken twice", driver.name))?;
             tracing::info!(driver = %driver.name, socket = %socket.path().display(), "serving");
             tasks.spawn(serve(driver.clone(), listener, told.clone()));
         }
@@ -87,7 +100,10 @@ impl Server {
     }
 
     async fn drain(&self, mut tasks: JoinSet<Result<()>>) {
-        tracing::info!(grace_seconds = self.grace.as_secs(), "stopping: no new calls, running ones may end");
+        tracing::info!(
+            grace_seconds = self.grace.as_secs(),
+            "stopping: no new calls, running ones may end"
+        );
         let operations = async {
             let mut left = 0;
             for (driver, _) in &self.drivers {
@@ -98,7 +114,10 @@ impl Server {
         let calls = tokio::time::timeout(self.grace, async { while tasks.join_next().await.is_some() {} });
         let (left, _) = tokio::join!(operations, calls);
         if left > 0 {
-            tracing::warn!(operations = left, "stopped with operations unfinished; a repeat of the call heals them");
+            tracing::warn!(
+                operations = left,
+                "stopped with operations unfinished; a repeat of the call heals them"
+            );
         } else {
             tracing::info!("stopped; nothing was running");
         }

@@ -10,7 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// A bound socket; its file is removed when this is dropped.
 #[derive(Debug)]
-pub struct Socket {
+pub(crate) struct Socket {
     path: PathBuf,
     listener: Option<UnixListener>,
 }
@@ -18,7 +18,7 @@ pub struct Socket {
 impl Socket {
     /// Binds `path` with mode 0600, making its directory (0750) if need be. Fails when another process answers there,
     /// or when something that is no socket is in the way.
-    pub async fn bind(path: &Path) -> Result<Self> {
+    pub(crate) async fn bind(path: &Path) -> Result<Self> {
         if let Some(dir) = path.parent() {
             make_dir(dir).with_context(|| format!("making the directory {}", dir.display()))?;
         }
@@ -28,16 +28,19 @@ impl Socket {
         let listener = UnixListener::bind(path);
         rustix::process::umask(umask);
         let listener = listener.with_context(|| format!("binding the socket {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), listener: Some(listener) })
+        Ok(Self {
+            path: path.to_owned(),
+            listener: Some(listener),
+        })
     }
 
     /// The socket's path.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Takes the listener; the file stays this value's to remove.
-    pub fn take(&mut self) -> Option<UnixListener> {
+    pub(crate) fn take(&mut self) -> Option<UnixListener> {
         self.listener.take()
     }
 }
@@ -63,15 +66,24 @@ async fn remove_stale(path: &Path) -> Result<()> {
         other => other.with_context(|| format!("looking at the socket {}", path.display()))?,
     };
     if !meta.file_type().is_socket() {
-        bail!("{} is not a socket; it was left as it is. Remove it or configure another socket", path.display());
+        bail!(
+            "{} is not a socket; it was left as it is. Remove it or configure another socket",
+            path.display()
+        );
     }
     match UnixStream::connect(path).await {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             tracing::info!(path = %path.display(), "removing a stale socket: nobody answers on it");
-            std::fs::remove_file(path).with_context(|| format!("removing the stale socket {}", path.display()))
+            std::fs::remove_file(path)
+                .with_context(|| format!("removing the stale socket {}", path.display()))
         }
-        Err(error) => Err(error).with_context(|| format!("finding out who owns the socket {}", path.display())),
-        Ok(_) => bail!("another process answers on {}; it was left as it is. Stop it first", path.display()),
+        Err(error) => {
+            Err(error).with_context(|| format!("finding out who owns the socket {}", path.display()))
+        }
+        Ok(_) => bail!(
+            "another process answers on {}; it was left as it is. Stop it first",
+            path.display()
+        ),
     }
 }
 
@@ -86,7 +98,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sub/csi.sock");
         let socket = Socket::bind(&path).await.unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         drop(socket);
         assert!(!path.exists());
     }
@@ -105,12 +120,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("csi.sock");
         let _living = Socket::bind(&path).await.unwrap();
-        assert!(Socket::bind(&path).await.unwrap_err().to_string().contains("another process answers"));
+        assert!(
+            Socket::bind(&path)
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("another process answers")
+        );
         assert!(UnixStream::connect(&path).await.is_ok());
 
         let file = dir.path().join("notes.txt");
         std::fs::write(&file, "keep").unwrap();
-        assert!(Socket::bind(&file).await.unwrap_err().to_string().contains("not a socket"));
+        assert!(
+            Socket::bind(&file)
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("not a socket")
+        );
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "keep");
     }
 }

@@ -58,6 +58,9 @@ mod tests {
     #[test]
     fn the_text_reaches_the_caller_with_the_code() {
         let answer = status(&Error::Refused("volume default:db is in use by /mnt/a".into()));
-        assert_eq!((answer.code(), answer.message()), (Code::FailedPrecondition, "volume default:db is in use by /mnt/a"));
+        assert_eq!(
+            (answer.code(), answer.message()),
+            (Code::FailedPrecondition, "volume default:db is in use by /mnt/a")
+        );
     }
 }

@@ -11,7 +11,9 @@ use crate::cli::LogFormat;
 /// Starts logging. Fails on a filter that cannot be parsed.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log: {filter:?}: {e}"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).with_ansi(false).try_init(),
@@ -84,7 +86,10 @@ impl Drop for Call {
 }
 
 fn asks_only(method: &str) -> bool {
-    method == "Probe" || method.contains("Get") || method.starts_with("List") || method.starts_with("Validate")
+    method == "Probe"
+        || method.contains("Get")
+        || method.starts_with("List")
+        || method.starts_with("Validate")
 }
 
 #[cfg(test)]
@@ -93,7 +98,15 @@ mod tests {
 
     #[test]
     fn questions_are_told_from_changes() {
-        assert!(["Probe", "NodeGetVolumeStats", "ListVolumes", "GetCapacity"].into_iter().all(asks_only));
-        assert!(!["CreateVolume", "NodeStageVolume", "ControllerModifyVolume"].into_iter().any(asks_only));
+        assert!(
+            ["Probe", "NodeGetVolumeStats", "ListVolumes", "GetCapacity"]
+                .into_iter()
+                .all(asks_only)
+        );
+        assert!(
+            !["CreateVolume", "NodeStageVolume", "ControllerModifyVolume"]
+                .into_iter()
+                .any(asks_only)
+        );
     }
 }

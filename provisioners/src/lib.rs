@@ -21,7 +21,7 @@ pub use naming::{NameTemplate, key_for};
 pub use parameters::{ParameterDoc, Parameters, parse_size};
 pub use traits::{
     Attachment, CapacityReport, Clones, Creation, Expansion, GroupSnapshots, Listing, Modify, NodeAccess,
-    Placement, Provisioner, PublishRequest, Snapshots,
+    NodeRequest, Placement, Provisioner, PublishRequest, Snapshots,
 };
 pub use types::{
     Access, AccessMode, AccessType, Capability, Capacity, CapacityQuery, CapacityRange, Condition,

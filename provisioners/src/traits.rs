@@ -10,8 +10,8 @@ use async_trait::async_trait;
 
 use crate::{
     Capability, Capacity, CapacityQuery, CapacityRange, Ctx, ExpandOutcome, GroupSnapshot, GroupSpec, NodeId,
-    NodeVolume, Page, ParameterDoc, Result, Secrets, Snapshot, SnapshotId, SnapshotSpec, StringMap, Topology, Volume,
-    VolumeId, VolumeSpec,
+    NodeVolume, Page, ParameterDoc, Result, Secrets, Snapshot, SnapshotId, SnapshotSpec, StringMap, Topology,
+    Volume, VolumeId, VolumeSpec,
 };
 
 /// What every backend can do.

@@ -22,7 +22,10 @@ impl Service {
         })
     }
 
-    pub(super) async fn one_volume(&self, request: pb::ControllerGetVolumeRequest) -> Result<pb::ControllerGetVolumeResponse> {
+    pub(super) async fn one_volume(
+        &self,
+        request: pb::ControllerGetVolumeRequest,
+    ) -> Result<pb::ControllerGetVolumeResponse> {
         use pb::controller_get_volume_response::VolumeStatus;
         let id = validate::volume_id(&request.volume_id)?.into();
         let volume = self.backend.provisioner.get(&id).await?;
@@ -36,7 +39,10 @@ impl Service {
     }
 
     /// ListSnapshots; a filter that matches nothing is an empty list (CSI ListSnapshots).
-    pub(super) async fn snapshots(&self, request: pb::ListSnapshotsRequest) -> Result<pb::ListSnapshotsResponse> {
+    pub(super) async fn snapshots(
+        &self,
+        request: pb::ListSnapshotsRequest,
+    ) -> Result<pb::ListSnapshotsResponse> {
         let max = validate::max_entries(request.max_entries)?;
         let after = token::decode(SNAPSHOTS, &request.starting_token)?;
         let source = optional("source_volume_id", &request.source_volume_id)?.map(VolumeId::from);
@@ -44,16 +50,23 @@ impl Service {
             Some(id) => self.only(&id, source.as_ref()).await?,
             None => {
                 let snapshots = self.feature(self.backend.snapshots.as_ref(), "ListSnapshots")?;
-                snapshots.list_snapshots(source.as_ref(), after.as_deref(), max).await?
+                snapshots
+                    .list_snapshots(source.as_ref(), after.as_deref(), max)
+                    .await?
             }
         };
-        Ok(pb::ListSnapshotsResponse { next_token: next(SNAPSHOTS, &page), entries: page.items.iter().map(snapshot_entry).collect() })
+        Ok(pb::ListSnapshotsResponse {
+            next_token: next(SNAPSHOTS, &page),
+            entries: page.items.iter().map(snapshot_entry).collect(),
+        })
     }
 
     async fn only(&self, id: &SnapshotId, source: Option<&VolumeId>) -> Result<Page<Snapshot>> {
         let snapshots = self.feature(self.backend.snapshots.as_ref(), "ListSnapshots")?;
         let items = match snapshots.get_snapshot(id).await {
-            Ok(snapshot) => Vec::from_iter((source.is_none_or(|s| *s == snapshot.source)).then_some(snapshot)),
+            Ok(snapshot) => {
+                Vec::from_iter((source.is_none_or(|s| *s == snapshot.source)).then_some(snapshot))
+            }
             Err(Error::NotFound(_)) => Vec::new(),
             Err(error) => return Err(error),
         };
@@ -69,7 +82,13 @@ impl Service {
         validate::map("parameters", &request.parameters)?;
         let (_, parameters) = convert::split_parameters(&request.parameters);
         let topology = request.accessible_topology.map(|t| t.segments);
-        let free = capacity.capacity(&CapacityQuery { capabilities, parameters, topology }).await?;
+        let free = capacity
+            .capacity(&CapacityQuery {
+                capabilities,
+                parameters,
+                topology,
+            })
+            .await?;
         Ok(pb::GetCapacityResponse {
             available_capacity: convert::bytes(free.available),
             maximum_volume_size: free.maximum.map(convert::bytes),
@@ -79,11 +98,18 @@ impl Service {
 }
 
 fn optional<'a>(field: &str, value: &'a str) -> Result<Option<&'a str>> {
-    if value.is_empty() { Ok(None) } else { validate::text(field, value, MAX_STRING).map(Some) }
+    if value.is_empty() {
+        Ok(None)
+    } else {
+        validate::text(field, value, MAX_STRING).map(Some)
+    }
 }
 
 fn next<T>(list: &str, page: &Page<T>) -> String {
-    page.next.as_deref().map(|after| token::encode(list, after)).unwrap_or_default()
+    page.next
+        .as_deref()
+        .map(|after| token::encode(list, after))
+        .unwrap_or_default()
 }
 
 fn volume_entry(volume: &Volume) -> pb::list_volumes_response::Entry {
@@ -98,5 +124,7 @@ fn volume_entry(volume: &Volume) -> pb::list_volumes_response::Entry {
 }
 
 fn snapshot_entry(snapshot: &Snapshot) -> pb::list_snapshots_response::Entry {
-    pb::list_snapshots_response::Entry { snapshot: Some(convert::snapshot(snapshot)) }
+    pb::list_snapshots_response::Entry {
+        snapshot: Some(convert::snapshot(snapshot)),
+    }
 }

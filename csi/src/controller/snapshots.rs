@@ -10,20 +10,37 @@ use crate::flight::Hold;
 use crate::validate::{self, MAX_STRING};
 
 impl Service {
-    pub(super) async fn snapshot(&self, mut request: pb::CreateSnapshotRequest) -> Result<pb::CreateSnapshotResponse> {
+    pub(super) async fn snapshot(
+        &self,
+        mut request: pb::CreateSnapshotRequest,
+    ) -> Result<pb::CreateSnapshotResponse> {
         let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let source = validate::text("source_volume_id", &request.source_volume_id, MAX_STRING)?;
         let name = validate::text("name", &request.name, MAX_STRING)?;
         validate::map("parameters", &request.parameters)?;
-        let snapshots = self.feature(self.backend.snapshots.as_ref(), "CreateSnapshot")?.clone();
+        let snapshots = self
+            .feature(self.backend.snapshots.as_ref(), "CreateSnapshot")?
+            .clone();
         let (_, parameters) = convert::split_parameters(&request.parameters);
-        let spec = SnapshotSpec { name: name.to_owned(), source: source.into(), parameters, secrets };
+        let spec = SnapshotSpec {
+            name: name.to_owned(),
+            source: source.into(),
+            parameters,
+            secrets,
+        };
         let id = snapshots.snapshot_id(&spec)?;
-        let holds = vec![Hold::Exclusive(snapshot_key(&id.0)), exclusive_volume(&request.source_volume_id)];
+        let holds = vec![
+            Hold::Exclusive(snapshot_key(&id.0)),
+            exclusive_volume(&request.source_volume_id),
+        ];
         let snapshot = self
-            .single("CreateSnapshot", &request, holds, |ctx| async move { snapshots.snapshot(&ctx, spec).await })
+            .single("CreateSnapshot", &request, holds, |ctx| async move {
+                snapshots.snapshot(&ctx, spec).await
+            })
             .await?;
-        Ok(pb::CreateSnapshotResponse { snapshot: Some(convert::snapshot(&snapshot)) })
+        Ok(pb::CreateSnapshotResponse {
+            snapshot: Some(convert::snapshot(&snapshot)),
+        })
     }
 
     pub(super) async fn remove_snapshot(
@@ -32,7 +49,9 @@ impl Service {
     ) -> Result<pb::DeleteSnapshotResponse> {
         request.secrets.clear();
         let id = validate::text("snapshot_id", &request.snapshot_id, MAX_STRING)?.into();
-        let snapshots = self.feature(self.backend.snapshots.as_ref(), "DeleteSnapshot")?.clone();
+        let snapshots = self
+            .feature(self.backend.snapshots.as_ref(), "DeleteSnapshot")?
+            .clone();
         let holds = vec![Hold::Exclusive(snapshot_key(&request.snapshot_id))];
         self.single("DeleteSnapshot", &request, holds, |ctx| async move {
             snapshots.delete_snapshot(&ctx, &id).await
@@ -41,10 +60,15 @@ impl Service {
         Ok(pb::DeleteSnapshotResponse {})
     }
 
-    pub(super) async fn one_snapshot(&self, request: pb::GetSnapshotRequest) -> Result<pb::GetSnapshotResponse> {
+    pub(super) async fn one_snapshot(
+        &self,
+        request: pb::GetSnapshotRequest,
+    ) -> Result<pb::GetSnapshotResponse> {
         let id = validate::text("snapshot_id", &request.snapshot_id, MAX_STRING)?.into();
         let snapshots = self.feature(self.backend.snapshots.as_ref(), "GetSnapshot")?;
         let snapshot = snapshots.get_snapshot(&id).await?;
-        Ok(pb::GetSnapshotResponse { snapshot: Some(convert::snapshot(&snapshot)) })
+        Ok(pb::GetSnapshotResponse {
+            snapshot: Some(convert::snapshot(&snapshot)),
+        })
     }
 }

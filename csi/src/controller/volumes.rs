@@ -4,24 +4,31 @@ use csi_proto::v1 as pb;
 use provisioners::{Capability, CapacityRange, Error, Result, Secrets, Source, VolumeSpec};
 
 use super::{exclusive_volume, snapshot_key, volume_key};
+use crate::convert;
 use crate::driver::Service;
 use crate::flight::Hold;
 use crate::validate::{self, MAX_STRING};
-use crate::convert;
 
 impl Service {
     /// CreateVolume: validated here, prepared by the backend without I/O, run in single flight by the handle that the
     /// volume will have, so that it excludes a delete of the same volume.
-    pub(super) async fn create(&self, mut request: pb::CreateVolumeRequest) -> Result<pb::CreateVolumeResponse> {
+    pub(super) async fn create(
+        &self,
+        mut request: pb::CreateVolumeRequest,
+    ) -> Result<pb::CreateVolumeResponse> {
         let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let spec = self.spec(&request, secrets)?;
         let mut holds: Vec<_> = spec.source.iter().map(source_hold).collect();
         let creation = self.backend.provisioner.prepare(spec)?;
         holds.push(exclusive_volume(&creation.id().0));
         let volume = self
-            .single("CreateVolume", &request, holds, |ctx| async move { creation.run(&ctx).await })
+            .single("CreateVolume", &request, holds, |ctx| async move {
+                creation.run(&ctx).await
+            })
             .await?;
-        Ok(pb::CreateVolumeResponse { volume: Some(convert::volume(&volume)) })
+        Ok(pb::CreateVolumeResponse {
+            volume: Some(convert::volume(&volume)),
+        })
     }
 
     fn spec(&self, request: &pb::CreateVolumeRequest, secrets: Secrets) -> Result<VolumeSpec> {
@@ -64,16 +71,24 @@ impl Service {
             Some(Source::Volume(_)) if self.backend.clones.is_none() => "clone volumes",
             _ => return Ok(()),
         };
-        Err(Error::invalid("volume_content_source", format!("the backend {kind} cannot {missing}")))
+        Err(Error::invalid(
+            "volume_content_source",
+            format!("the backend {kind} cannot {missing}"),
+        ))
     }
 
-    pub(super) async fn delete(&self, mut request: pb::DeleteVolumeRequest) -> Result<pb::DeleteVolumeResponse> {
+    pub(super) async fn delete(
+        &self,
+        mut request: pb::DeleteVolumeRequest,
+    ) -> Result<pb::DeleteVolumeResponse> {
         request.secrets.clear();
         let id = validate::volume_id(&request.volume_id)?.into();
         let provisioner = self.backend.provisioner.clone();
         let holds = vec![exclusive_volume(&request.volume_id)];
-        self.single("DeleteVolume", &request, holds, |ctx| async move { provisioner.delete(&ctx, &id).await })
-            .await?;
+        self.single("DeleteVolume", &request, holds, |ctx| async move {
+            provisioner.delete(&ctx, &id).await
+        })
+        .await?;
         Ok(pb::DeleteVolumeResponse {})
     }
 
@@ -83,7 +98,9 @@ impl Service {
     ) -> Result<pb::ControllerExpandVolumeResponse> {
         request.secrets.clear();
         let id = validate::volume_id(&request.volume_id)?.into();
-        let expansion = self.feature(self.backend.expansion.as_ref(), "ControllerExpandVolume")?.clone();
+        let expansion = self
+            .feature(self.backend.expansion.as_ref(), "ControllerExpandVolume")?
+            .clone();
         let range = required_range(request.capacity_range.as_ref())?;
         if let Some(capability) = &request.volume_capability {
             let capability = validate::capability("volume_capability", Some(capability))?;
@@ -108,7 +125,9 @@ impl Service {
         request.secrets.clear();
         let id = validate::volume_id(&request.volume_id)?.into();
         let parameters = validate::map("mutable_parameters", &request.mutable_parameters)?.clone();
-        let modify = self.feature(self.backend.modify.as_ref(), "ControllerModifyVolume")?.clone();
+        let modify = self
+            .feature(self.backend.modify.as_ref(), "ControllerModifyVolume")?
+            .clone();
         let holds = vec![exclusive_volume(&request.volume_id)];
         self.single("ControllerModifyVolume", &request, holds, |ctx| async move {
             modify.modify(&ctx, &id, &parameters).await
@@ -126,7 +145,10 @@ impl Service {
         let capabilities = validate::capabilities("volume_capabilities", &request.volume_capabilities)?;
         let provisioner = &self.backend.provisioner;
         provisioner.get(&id).await?;
-        let refusal = capabilities.iter().find_map(|c| provisioner.supports(c).err()).map(|e| e.to_string());
+        let refusal = capabilities
+            .iter()
+            .find_map(|c| provisioner.supports(c).err())
+            .map(|e| e.to_string());
         let (_, mut parameters) = convert::split_parameters(&request.parameters);
         parameters.extend(request.mutable_parameters.clone());
         let reason = match refusal {
@@ -134,8 +156,14 @@ impl Service {
             None => provisioner.differs(&id, &parameters).await?,
         };
         Ok(match reason {
-            Some(message) => pb::ValidateVolumeCapabilitiesResponse { confirmed: None, message },
-            None => pb::ValidateVolumeCapabilitiesResponse { confirmed: Some(confirmed(request)), message: String::new() },
+            Some(message) => pb::ValidateVolumeCapabilitiesResponse {
+                confirmed: None,
+                message,
+            },
+            None => pb::ValidateVolumeCapabilitiesResponse {
+                confirmed: Some(confirmed(request)),
+                message: String::new(),
+            },
         })
     }
 }
@@ -165,4 +193,3 @@ fn required_range(range: Option<&pb::CapacityRange>) -> Result<CapacityRange> {
     }
     validate::range(range)
 }
-

@@ -14,7 +14,10 @@ use crate::host::{FormatLog, PublishRequest, StageRequest, Usage, VolumeStats};
 use crate::validate;
 
 impl Service {
-    pub(super) async fn stage(&self, mut request: pb::NodeStageVolumeRequest) -> Result<pb::NodeStageVolumeResponse> {
+    pub(super) async fn stage(
+        &self,
+        mut request: pb::NodeStageVolumeRequest,
+    ) -> Result<pb::NodeStageVolumeResponse> {
         let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         let staging = validate::path("staging_target_path", &request.staging_target_path)?.to_path_buf();
@@ -23,11 +26,25 @@ impl Service {
         let publish_context = request.publish_context.clone();
         let holds = vec![Hold::Exclusive(key(&id))];
         self.single("NodeStageVolume", &request, holds, |ctx| async move {
-            let wish = NodeRequest { id: &id, context: &context, publish_context: &publish_context, secrets: &secrets };
+            let wish = NodeRequest {
+                id: &id,
+                context: &context,
+                publish_context: &publish_context,
+                secrets: &secrets,
+            };
             let volume = service.backend.node.access(&wish).await?;
-            let log = Log { node: service.backend.node.clone(), id: id.clone(), runtime: Handle::current() };
+            let log = Log {
+                node: service.backend.node.clone(),
+                id: id.clone(),
+                runtime: Handle::current(),
+            };
             blocking(move || {
-                let wish = StageRequest { id: &id.0, volume: &volume, capability: &capability, staging: &staging };
+                let wish = StageRequest {
+                    id: &id.0,
+                    volume: &volume,
+                    capability: &capability,
+                    staging: &staging,
+                };
                 service.host.stage(&ctx, &wish, &log)
             })
             .await
@@ -37,7 +54,10 @@ impl Service {
     }
 
     /// NodeUnstageVolume. A volume that is gone is no obstacle: what is mounted is what is taken down.
-    pub(super) async fn unstage(&self, request: pb::NodeUnstageVolumeRequest) -> Result<pb::NodeUnstageVolumeResponse> {
+    pub(super) async fn unstage(
+        &self,
+        request: pb::NodeUnstageVolumeRequest,
+    ) -> Result<pb::NodeUnstageVolumeResponse> {
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         let staging = validate::path("staging_target_path", &request.staging_target_path)?.to_path_buf();
         let service = self.clone();
@@ -48,7 +68,12 @@ impl Service {
                 Err(Error::NotFound(_) | Error::Corrupt { .. }) => None,
                 Err(error) => return Err(error),
             };
-            blocking(move || service.host.unstage(&ctx, volume.as_ref().map(|v| &v.access), &staging)).await
+            blocking(move || {
+                service
+                    .host
+                    .unstage(&ctx, volume.as_ref().map(|v| &v.access), &staging)
+            })
+            .await
         })
         .await?;
         Ok(pb::NodeUnstageVolumeResponse {})
@@ -66,14 +91,28 @@ impl Service {
         let read_only = request.readonly || capability.mode.is_read_only();
         let (service, context) = (self.clone(), request.volume_context.clone());
         let publish_context = request.publish_context.clone();
-        let holds = vec![Hold::Shared(key(&id)), Hold::Exclusive(format!("path {}", target.display()))];
+        let holds = vec![
+            Hold::Shared(key(&id)),
+            Hold::Exclusive(format!("path {}", target.display())),
+        ];
         self.single("NodePublishVolume", &request, holds, |ctx| async move {
-            let wish = NodeRequest { id: &id, context: &context, publish_context: &publish_context, secrets: &secrets };
+            let wish = NodeRequest {
+                id: &id,
+                context: &context,
+                publish_context: &publish_context,
+                secrets: &secrets,
+            };
             let volume = service.backend.node.access(&wish).await?;
             blocking(move || {
                 let (volume, capability) = (&volume, &capability);
-                let wish =
-                    PublishRequest { id: &id.0, volume, capability, staging: &staging, target: &target, read_only };
+                let wish = PublishRequest {
+                    id: &id.0,
+                    volume,
+                    capability,
+                    staging: &staging,
+                    target: &target,
+                    read_only,
+                };
                 service.host.publish(&ctx, &wish)
             })
             .await
@@ -89,7 +128,10 @@ impl Service {
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         let target = validate::path("target_path", &request.target_path)?.to_path_buf();
         let service = self.clone();
-        let holds = vec![Hold::Shared(key(&id)), Hold::Exclusive(format!("path {}", target.display()))];
+        let holds = vec![
+            Hold::Shared(key(&id)),
+            Hold::Exclusive(format!("path {}", target.display())),
+        ];
         self.single("NodeUnpublishVolume", &request, holds, |ctx| async move {
             blocking(move || service.host.unpublish(&ctx, &target)).await
         })
@@ -98,7 +140,10 @@ impl Service {
     }
 
     /// NodeGetVolumeStats. It takes no hold: a volume that hangs must not make kubelet's other calls wait.
-    pub(super) async fn stats(&self, request: pb::NodeGetVolumeStatsRequest) -> Result<pb::NodeGetVolumeStatsResponse> {
+    pub(super) async fn stats(
+        &self,
+        request: pb::NodeGetVolumeStatsRequest,
+    ) -> Result<pb::NodeGetVolumeStatsResponse> {
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         validate::text("volume_path", &request.volume_path, validate::MAX_PATH)?;
         self.locate(&id).await?;
@@ -134,20 +179,30 @@ impl Service {
                 blocking(move || service.host.expand(&ctx, &volume, &path)).await
             })
             .await?;
-        Ok(pb::NodeExpandVolumeResponse { capacity_bytes: bytes(capacity) })
+        Ok(pb::NodeExpandVolumeResponse {
+            capacity_bytes: bytes(capacity),
+        })
     }
 
     fn node_capability(&self, capability: Option<&pb::VolumeCapability>) -> Result<Capability> {
         let capability = validate::capability("volume_capability", capability)?;
         // "Exceeds capabilities" of NodeStageVolume and NodePublishVolume is FAILED_PRECONDITION.
-        self.backend.provisioner.supports(&capability).map_err(|e| Error::Refused(format!("volume_capability: {e}")))?;
+        self.backend
+            .provisioner
+            .supports(&capability)
+            .map_err(|e| Error::Refused(format!("volume_capability: {e}")))?;
         Ok(capability)
     }
 
     /// A volume for a call that brings no context.
     async fn locate(&self, id: &VolumeId) -> Result<NodeVolume> {
         let (none, secrets) = (provisioners::StringMap::new(), Secrets::default());
-        let wish = NodeRequest { id, context: &none, publish_context: &none, secrets: &secrets };
+        let wish = NodeRequest {
+            id,
+            context: &none,
+            publish_context: &none,
+            secrets: &secrets,
+        };
         self.backend.node.access(&wish).await
     }
 }
@@ -181,7 +236,9 @@ fn usage(stats: &VolumeStats) -> Vec<pb::VolumeUsage> {
         unit: unit.into(),
     };
     let inodes = stats.inodes.as_ref().map(|u| entry(u, Unit::Inodes));
-    std::iter::once(entry(&stats.bytes, Unit::Bytes)).chain(inodes).collect()
+    std::iter::once(entry(&stats.bytes, Unit::Bytes))
+        .chain(inodes)
+        .collect()
 }
 
 /// Writes the begin and the end of a format into the volume's record.
