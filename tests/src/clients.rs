@@ -1,0 +1,52 @@
+//! Clients of one CSI socket.
+
+use std::path::Path;
+use std::time::Duration;
+
+use csi_proto::v1 as pb;
+use pb::controller_client::ControllerClient;
+use pb::group_controller_client::GroupControllerClient;
+use pb::identity_client::IdentityClient;
+use pb::node_client::NodeClient;
+use tonic::transport::{Channel, Endpoint};
+
+/// The four services over one connection. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    /// Identity.
+    pub identity: IdentityClient<Channel>,
+    /// Controller.
+    pub controller: ControllerClient<Channel>,
+    /// GroupController.
+    pub group: GroupControllerClient<Channel>,
+    /// Node.
+    pub node: NodeClient<Channel>,
+}
+
+impl Clients {
+    /// Connects when the first call is made.
+    pub fn lazy(socket: &Path) -> anyhow::Result<Self> {
+        let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))?.connect_lazy();
+        Ok(Self {
+            identity: IdentityClient::new(channel.clone()),
+            controller: ControllerClient::new(channel.clone()),
+            group: GroupControllerClient::new(channel.clone()),
+            node: NodeClient::new(channel),
+        })
+    }
+
+    /// Connects, and waits up to ten seconds until Probe says ready.
+    pub async fn ready(socket: &Path) -> anyhow::Result<Self> {
+        let begun = std::time::Instant::now();
+        loop {
+            let clients = Self::lazy(socket)?;
+            match clients.identity.clone().probe(pb::ProbeRequest {}).await {
+                Ok(_) => return Ok(clients),
+                Err(status) if begun.elapsed() > Duration::from_secs(10) => {
+                    anyhow::bail!("{} is not ready: {status}", socket.display())
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+}
