@@ -11,7 +11,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use provisioners::{Ctx, Error, Result};
+use provisioners::{Ctx, Error, Observer, Result};
 use tokio::sync::{Notify, Semaphore, watch};
 
 /// What an operation needs for itself while it runs.
@@ -65,18 +65,30 @@ struct Shared {
     ended: Notify,
     workers: Semaphore,
     limit: Duration,
+    observer: Option<Observer>,
 }
 
 impl Flights {
     /// At most `workers` operations work at once, the others wait; each is asked to end after `limit`.
     pub fn new(workers: usize, limit: Duration) -> Self {
+        Self::build(workers, limit, None)
+    }
+
+    /// The same with somebody watching every operation at the points where it may end.
+    pub fn observed(workers: usize, limit: Duration, observer: Observer) -> Self {
+        Self::build(workers, limit, Some(observer))
+    }
+
+    fn build(workers: usize, limit: Duration, observer: Option<Observer>) -> Self {
+        let (running, workers) = (Mutex::default(), Semaphore::new(workers));
         Self {
             shared: Arc::new(Shared {
-                running: Mutex::default(),
+                running,
                 next: 0.into(),
                 ended: Notify::new(),
-                workers: Semaphore::new(workers),
+                workers,
                 limit,
+                observer,
             }),
         }
     }
@@ -126,7 +138,10 @@ impl Flights {
             }
         }
         let (send, answer) = watch::channel(None);
-        let ctx = Ctx::with_limit(self.shared.limit);
+        let ctx = match &self.shared.observer {
+            Some(observer) => Ctx::observed(self.shared.limit, observer.clone()),
+            None => Ctx::with_limit(self.shared.limit),
+        };
         let id = self
             .shared
             .next

@@ -1,6 +1,7 @@
 //! What one running operation carries along: its stage, which others can read, and the wish to end it.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,12 +14,24 @@ pub struct Ctx {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+/// Told of every point where an operation may end safely, with the stage; an error ends the operation there.
+pub type Observer = Arc<dyn Fn(&str) -> Result<()> + Send + Sync>;
+
 struct Shared {
     stage: Mutex<Cow<'static, str>>,
     stopped: AtomicBool,
     started: Instant,
     limit: Option<Duration>,
+    observer: Option<Observer>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ctx")
+            .field("stage", &self.stage)
+            .field("started", &self.started)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Shared {
@@ -28,6 +41,7 @@ impl Default for Shared {
             stopped: AtomicBool::new(false),
             started: Instant::now(),
             limit: None,
+            observer: None,
         }
     }
 }
@@ -43,6 +57,18 @@ impl Ctx {
         Self {
             shared: Arc::new(Shared {
                 limit: Some(limit),
+                ..Shared::default()
+            }),
+        }
+    }
+
+    /// The same with somebody watching, such as a test that ends operations at chosen points.
+    pub fn observed(limit: Duration, observer: Observer) -> Self {
+        let observer = Some(observer);
+        Self {
+            shared: Arc::new(Shared {
+                limit: Some(limit),
+                observer,
                 ..Shared::default()
             }),
         }
@@ -87,7 +113,11 @@ impl Ctx {
                 limit.as_secs(),
                 self.current_stage()
             ))),
-            _ => Ok(()),
+            _ => self
+                .shared
+                .observer
+                .as_ref()
+                .map_or(Ok(()), |observe| observe(&self.current_stage())),
         }
     }
 }

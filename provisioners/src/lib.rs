@@ -15,7 +15,7 @@ mod traits;
 mod types;
 
 pub use backend::{Backend, Feature};
-pub use context::Ctx;
+pub use context::{Ctx, Observer};
 pub use error::{Error, Result};
 pub use naming::{NameTemplate, key_for};
 pub use parameters::{ParameterDoc, Parameters, parse_size};

@@ -303,7 +303,7 @@ pub fn refused<T: Debug>(answer: Result<Response<T>, Status>, code: Code, words:
 /// `None` when it said why it skips.
 #[macro_export]
 macro_rules! contract_suite {
-    ($setup:path) => {
+    ($setup:ident) => {
         $crate::contract_suite!(@cases $setup;
             validation::{identity_says_what_it_is, create_refuses_wrong_fields, ids_are_required_everywhere,
                 unknown_parameters_name_the_nearest, paths_and_capabilities_are_checked_on_the_node},
@@ -323,7 +323,7 @@ macro_rules! contract_suite {
                 unpublish_and_unstage_of_nothing_are_fine}
         );
     };
-    (@cases $setup:path; $($module:ident::{$($case:ident),* $(,)?}),* $(,)?) => {
+    (@cases $setup:ident; $($module:ident::{$($case:ident),* $(,)?}),* $(,)?) => {
         $(mod $module {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() -> anyhow::Result<()> {
