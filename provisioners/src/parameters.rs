@@ -1,6 +1,11 @@
 //! StorageClass parameters: read once, each key known or refused with the nearest one that is.
 
-use crate::{Result, StringMap};
+use std::str::FromStr;
+
+use crate::{Error, Result, StringMap};
+
+#[cfg(test)]
+mod tests;
 
 /// What is said of one parameter in the documentation and used to refuse others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,13 +20,174 @@ pub struct ParameterDoc {
     pub mutable: bool,
 }
 
-/// A reader over a parameter map.
-#[derive(Debug)]
+/// A reader over a parameter map whose keys are all known.
+#[derive(Debug, Clone, Copy)]
 pub struct Parameters<'a> {
-    _map: &'a StringMap,
+    map: &'a StringMap,
+    field: &'a str,
 }
 
-/// Parses `10Gi`, `500M`, `1073741824`: bytes.
-pub fn parse_size(_text: &str) -> Result<u64> {
-    Ok(0)
+impl<'a> Parameters<'a> {
+    /// Checks every key of a map against those that are known. `field` is the request's name for the map, such as
+    /// `parameters` or `mutable_parameters`. An unknown key, or one given twice in upper and lower case:
+    /// [`Error::Invalid`] with the nearest known one.
+    pub fn new(field: &'a str, map: &'a StringMap, known: &[ParameterDoc]) -> Result<Self> {
+        let it = Self { map, field };
+        for key in map.keys() {
+            it.check_twin(key)?;
+            if !known.iter().any(|doc| doc.name == key) {
+                return Err(Error::invalid(it.field_of(key), unknown(key, known)));
+            }
+        }
+        Ok(it)
+    }
+
+    fn check_twin(&self, key: &str) -> Result<()> {
+        let twin = self
+            .map
+            .keys()
+            .find(|other| *other != key && other.eq_ignore_ascii_case(key));
+        match twin {
+            Some(twin) => {
+                let problem = format!("given twice, as {key:?} and as {twin:?}; give it once");
+                Err(Error::invalid(self.field_of(key), problem))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The value of a key, if given.
+    pub fn get(&self, key: &str) -> Option<&'a str> {
+        self.map.get(key).map(String::as_str)
+    }
+
+    /// A value read by `read`, whose error text says what would be right.
+    pub fn read<T>(&self, key: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        read(value)
+            .map(Some)
+            .map_err(|problem| Error::invalid(self.field_of(key), format!("{value:?}: {problem}")))
+    }
+
+    /// `true` or `false`; `None` when not given.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.read(key, |value| match value {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err("write \"true\" or \"false\"".into()),
+        })
+    }
+
+    /// A whole number.
+    pub fn number<T: FromStr>(&self, key: &str) -> Result<Option<T>> {
+        self.read(key, |value| {
+            let parsed = is_digits(value).then(|| value.parse().ok()).flatten();
+            parsed.ok_or_else(|| "write a whole number in range, such as \"1000\"".into())
+        })
+    }
+
+    /// Permission bits in octal, such as `0770`; at most `7777`.
+    pub fn mode(&self, key: &str) -> Result<Option<u32>> {
+        self.read(key, |value| {
+            let octal = (3..=5).contains(&value.len()) && value.bytes().all(|b| matches!(b, b'0'..=b'7'));
+            let parsed = octal.then(|| u32::from_str_radix(value, 8).ok()).flatten();
+            parsed
+                .filter(|mode| *mode <= 0o7777)
+                .ok_or_else(|| "write permission bits in octal, such as \"0770\"".into())
+        })
+    }
+
+    /// One of several words.
+    pub fn one_of(&self, key: &str, words: &[&'static str]) -> Result<Option<&'static str>> {
+        self.read(key, |value| {
+            words
+                .iter()
+                .copied()
+                .find(|word| *word == value)
+                .ok_or_else(|| format!("known: {}", words.join(", ")))
+        })
+    }
+
+    /// How an error names a key: `parameters["mode"]`.
+    pub fn field_of(&self, key: &str) -> String {
+        format!("{}[{key:?}]", self.field)
+    }
+}
+
+fn unknown(key: &str, known: &[ParameterDoc]) -> String {
+    if known.is_empty() {
+        return "unknown; no parameters are known here".into();
+    }
+    let names: Vec<&str> = known.iter().map(|doc| doc.name).collect();
+    let list = names.join(", ");
+    match nearest(key, &names) {
+        Some(name) => format!("unknown; did you mean {name:?}? known: {list}"),
+        None => format!("unknown; known: {list}"),
+    }
+}
+
+/// The word most like `text`, if any is like it at all.
+pub(crate) fn nearest<'a>(text: &str, words: &[&'a str]) -> Option<&'a str> {
+    let lower = text.to_lowercase();
+    let score = |word: &str| strsim::jaro_winkler(&lower, &word.to_lowercase());
+    let best = words.iter().max_by(|a, b| score(a).total_cmp(&score(b)))?;
+    (score(best) >= 0.75).then_some(*best)
+}
+
+/// Parses `10Gi`, `1.5G`, `500M`, `1073741824`, `1e9`: bytes, rounded up to a whole byte as Kubernetes does with its
+/// quantities; `10GiB` and `10GB` are understood, too. More than `i64::MAX`, negative or not a size:
+/// [`Error::Invalid`], field `size`.
+pub fn parse_size(text: &str) -> Result<u64> {
+    quantity(text.trim()).ok_or_else(|| {
+        Error::invalid(
+            "size",
+            format!("{text:?} is not a size; write such as 10Gi, 500M or 1073741824 (bytes), up to 2^63-1"),
+        )
+    })
+}
+
+fn quantity(text: &str) -> Option<u64> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
+        return None;
+    }
+    let scale = scale(suffix)?;
+    // Eighteen digits after the point say more than any byte count can.
+    if fraction.len() > 18 {
+        return None;
+    }
+    let divisor = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let bytes = digits.checked_mul(scale)?.div_ceil(divisor);
+    u64::try_from(bytes)
+        .ok()
+        .filter(|bytes| i64::try_from(*bytes).is_ok())
+}
+
+fn scale(suffix: &str) -> Option<u128> {
+    if let Some(exponent) = suffix.strip_prefix(['e', 'E']).filter(|rest| is_digits(rest)) {
+        return exponent.parse().ok().filter(|e| *e <= 18).map(|e| 10_u128.pow(e));
+    }
+    let unit = suffix.strip_suffix('B').unwrap_or(suffix);
+    let power = |letter: &str| "kMGTPE".find(letter).and_then(|at| u32::try_from(at + 1).ok());
+    match unit {
+        "" => Some(1),
+        "K" => Some(1000),
+        _ if unit.len() == 1 => power(unit).map(|p| 1000_u128.pow(p)),
+        "Ki" => Some(1024),
+        _ if unit.len() == 2 && unit.ends_with('i') && !unit.starts_with('k') => {
+            power(&unit[..1]).map(|p| 1024_u128.pow(p))
+        }
+        _ => None,
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }

@@ -1,9 +1,61 @@
-//! The `local` backend: files and directories on the node.
+//! The `local` backend: files and directories below one or more roots on the node.
+//!
+//! ```text
+//! <root>/<volume>/volume.json        the volume's record
+//! <root>/<volume>/disk.img | data/   its data: a file (type file) or a directory (type directory)
+//! <root>/.volumectl/
+//!   index/<key> -> <volume>          only where nameTemplate made the directory's name
+//!   tmp/                             what is being made: published by one rename, so complete or absent
+//!   trash/                           what is being deleted
+//!   snapshots/<key>/                 snapshot.json and the data, a full copy
+//!   groups/<key>.json                a group of snapshots; `.pending` while it is made or deleted
+//! ```
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Result;
+use async_trait::async_trait;
+
+use crate::{
+    Backend, Capability, Creation, Ctx, Error, ParameterDoc, Provisioner, Result, StringMap, Volume,
+    VolumeId, VolumeSpec,
+};
+
+mod attach;
+mod capacity;
+mod config;
+mod copy;
+mod copytree;
+mod create;
+mod delete;
+mod expand;
+mod group;
+mod handle;
+mod layout;
+mod list;
+mod modify;
+mod node;
+mod params;
+mod plan;
+mod record;
+mod recover;
+mod remove;
+mod size;
+mod snapshot;
+mod store;
+mod traits;
+mod walk;
+mod xattrs;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{LocalConfig, Reserve};
+pub use handle::{Handle, parse_handle};
+
+use plan::Plan;
+use store::Store;
 
 /// What the local backend asks of the node that it runs on. `csi/src/host/` implements it.
 pub trait LocalHost: Send + Sync + 'static {
@@ -28,4 +80,120 @@ pub trait Quiesced: Send {
     /// Lets writes go on. Fails when they went on before this call (the limit passed), so what was copied
     /// meanwhile must be thrown away.
     fn resume(self: Box<Self>) -> Result<()>;
+}
+
+/// The local backend.
+pub struct Local {
+    store: Arc<Store>,
+}
+
+impl Local {
+    /// Checks the configuration; touches no disk. Something wrong: [`Error::Invalid`].
+    pub fn new(config: LocalConfig, host: Arc<dyn LocalHost>) -> Result<Self> {
+        let store = Arc::new(Store::new(config, host)?);
+        Ok(Self { store })
+    }
+
+    /// The backend with all its features; attachment only if configured.
+    pub fn backend(self: Arc<Self>) -> Backend {
+        let backend = Backend::new(self.clone())
+            .with_snapshots(self.clone())
+            .with_clones(self.clone())
+            .with_groups(self.clone())
+            .with_expansion(self.clone())
+            .with_listing(self.clone())
+            .with_capacity(self.clone())
+            .with_modify(self.clone())
+            .with_placement(self.clone());
+        if self.store.config.attach {
+            backend.with_attachment(self)
+        } else {
+            backend
+        }
+    }
+
+    /// Finishes interrupted deletions and removes what was half made, in all roots; says what it did, a line each.
+    /// For the controller, before it serves calls. A root that another process is using is left alone.
+    pub fn recover(&self) -> Result<Vec<String>> {
+        self.store.recover()
+    }
+
+    /// Runs work on a thread that may block. It goes on to its end when the caller goes away.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        blocking(self.store.clone(), work).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    store: Arc<Store>,
+    work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(move || work(&store)).await;
+    done.unwrap_or_else(|e| {
+        Err(Error::Internal(format!(
+            "the local backend's work ended early: {e}"
+        )))
+    })
+}
+
+#[async_trait]
+impl Provisioner for Local {
+    fn kind(&self) -> &'static str {
+        "local"
+    }
+
+    fn parameters(&self) -> &'static [ParameterDoc] {
+        &params::DOCS
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.run(Store::check).await
+    }
+
+    fn supports(&self, capability: &Capability) -> Result<()> {
+        plan::supports(capability)
+    }
+
+    fn prepare(&self, spec: VolumeSpec) -> Result<Box<dyn Creation>> {
+        let plan = Plan::new(&self.store.config, &self.store.topology(), spec)?;
+        Ok(Box::new(LocalCreation {
+            store: self.store.clone(),
+            plan,
+        }))
+    }
+
+    async fn delete(&self, ctx: &Ctx, id: &VolumeId) -> Result<()> {
+        let (ctx, id) = (ctx.clone(), id.clone());
+        self.run(move |store| store.delete(&ctx, &id)).await
+    }
+
+    async fn get(&self, id: &VolumeId) -> Result<Volume> {
+        let id = id.clone();
+        self.run(move |store| Ok(store.show(&store.volume(&id)?))).await
+    }
+
+    async fn differs(&self, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>> {
+        let (id, parameters) = (id.clone(), parameters.clone());
+        self.run(move |store| store.differs(&id, &parameters)).await
+    }
+}
+
+struct LocalCreation {
+    store: Arc<Store>,
+    plan: Plan,
+}
+
+#[async_trait]
+impl Creation for LocalCreation {
+    fn id(&self) -> &VolumeId {
+        &self.plan.id
+    }
+
+    async fn run(self: Box<Self>, ctx: &Ctx) -> Result<Volume> {
+        let (ctx, plan) = (ctx.clone(), self.plan);
+        blocking(self.store, move |store| store.create(&ctx, &plan)).await
+    }
 }

@@ -1,0 +1,254 @@
+//! Where things are below a root, and the few durable steps that all changes are made of.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+
+use super::record::is_absent;
+use super::remove::remove_tree;
+use crate::naming::is_safe_component;
+use crate::{Error, Result};
+
+/// The backend's own directory below a root.
+pub(super) const OWN: &str = ".volumectl";
+/// A volume's record.
+pub(super) const VOLUME_RECORD: &str = "volume.json";
+/// A snapshot's record.
+pub(super) const SNAPSHOT_RECORD: &str = "snapshot.json";
+/// Our directories, the last made last: where it is, all are.
+const OWN_DIRS: [&str; 5] = ["index", "tmp", "trash", "snapshots", "groups"];
+
+/// One configured root.
+#[derive(Debug)]
+pub(super) struct Root {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    /// Held shared while this process may have unfinished work in `tmp`.
+    lock: OnceLock<File>,
+}
+
+impl Root {
+    pub(super) fn new(name: &str, path: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            lock: OnceLock::new(),
+        }
+    }
+
+    /// One of our own directories.
+    pub(super) fn own(&self, dir: &str) -> PathBuf {
+        self.path.join(OWN).join(dir)
+    }
+
+    /// Where a snapshot is.
+    pub(super) fn snapshot(&self, key: &str) -> PathBuf {
+        self.own("snapshots").join(key)
+    }
+
+    /// A group's record; before the group is complete and after its deletion began it has another name.
+    pub(super) fn group(&self, key: &str, complete: bool) -> PathBuf {
+        let end = if complete { "json" } else { "pending" };
+        self.own("groups").join(format!("{key}.{end}"))
+    }
+
+    /// Whether anything was ever made here.
+    pub(super) fn exists(&self) -> bool {
+        self.own("groups").is_dir()
+    }
+
+    /// Makes the root and our directories where they are missing.
+    pub(super) fn ensure(&self) -> Result<()> {
+        if !self.exists() {
+            fs::create_dir_all(&self.path).map_err(|e| failed("creating root", &self.path, e))?;
+            make_dir(&self.path.join(OWN))?;
+            for dir in OWN_DIRS {
+                make_dir(&self.own(dir))?;
+            }
+            sync(&self.path.join(OWN))?;
+            sync(&self.path)?;
+        }
+        self.hold()
+    }
+
+    fn hold(&self) -> Result<()> {
+        if self.lock.get().is_none() {
+            let file = self.open_lock()?;
+            flock(&file, FlockOperation::LockShared).map_err(|e| failed("locking", &self.path, e.into()))?;
+            // Another thread may have been faster; its lock is as good.
+            let _ = self.lock.set(file);
+        }
+        Ok(())
+    }
+
+    fn open_lock(&self) -> Result<File> {
+        let path = self.own("lock");
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        options.open(&path).map_err(|e| failed("opening", &path, e))
+    }
+
+    /// Runs `work` if no other process is using the root; `None` if one is.
+    pub(super) fn alone<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        self.hold()?;
+        let Some(file) = self.lock.get() else {
+            return Ok(None);
+        };
+        if flock(file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return self.share(file).map(|()| None);
+        }
+        let result = work();
+        self.share(file)?;
+        result.map(Some)
+    }
+
+    /// A failed conversion may have dropped the lock (flock(2)), so it is taken again.
+    fn share(&self, file: &File) -> Result<()> {
+        flock(file, FlockOperation::LockShared).map_err(|e| failed("locking", &self.path, e.into()))
+    }
+
+    /// The directory where the volume with this key is, or would be.
+    pub(super) fn volume_dir(&self, key: &str) -> Result<PathBuf> {
+        let link = self.own("index").join(key);
+        let damaged = |problem: &str| Error::Corrupt {
+            what: link.display().to_string(),
+            problem: problem.to_owned(),
+        };
+        match fs::read_link(&link) {
+            Ok(name) => match name.to_str().filter(|name| is_safe_component(name)) {
+                Some(name) => Ok(self.path.join(name)),
+                None => Err(damaged("does not point to a directory of this root")),
+            },
+            Err(e) if is_absent(&e) => Ok(self.path.join(key)),
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => Err(damaged("is no symbolic link")),
+            Err(e) => Err(failed("reading", &link, e)),
+        }
+    }
+
+    /// Makes the index link that a volume needs whose directory is not named like its key.
+    pub(super) fn link(&self, key: &str, dir_name: &str) -> Result<()> {
+        let link = self.own("index").join(key);
+        remove_file(&link)?;
+        std::os::unix::fs::symlink(dir_name, &link).map_err(|e| failed("linking", &link, e))
+    }
+
+    /// Removes it, if there is one.
+    pub(super) fn unlink(&self, key: &str) -> Result<()> {
+        remove_file(&self.own("index").join(key))
+    }
+}
+
+/// Something being made in `tmp`: removed when dropped, unless it was published.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) path: PathBuf,
+    published: bool,
+}
+
+impl Draft {
+    /// Starts anew; what an earlier try left is thrown away.
+    pub(super) fn start(root: &Root, kind: &str, key: &str) -> Result<Self> {
+        let path = root.own("tmp").join(format!("{kind}-{key}"));
+        remove_tree(&path)?;
+        let mut builder = DirBuilder::new();
+        builder
+            .mode(0o700)
+            .create(&path)
+            .map_err(|e| failed("creating", &path, e))?;
+        Ok(Self {
+            path,
+            published: false,
+        })
+    }
+
+    /// Writes the record, makes all durable and moves it to `target`, which must not exist. `Ok(false)`: it does.
+    /// The record's file goes first: its fsync commits the other new files of the directory in one go.
+    pub(super) fn publish(mut self, record: &str, bytes: &[u8], data: &Path, target: &Path) -> Result<bool> {
+        write_new(&self.path.join(record), bytes)?;
+        sync(data)?;
+        sync(&self.path)?;
+        self.published = rename_new(&self.path, target)?;
+        Ok(self.published)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published
+            && let Err(error) = remove_tree(&self.path)
+        {
+            tracing::warn!(%error, "a temporary directory is left; the next start removes it");
+        }
+    }
+}
+
+/// [`Error::io`] with what was done and to which path.
+pub(super) fn failed(doing: &str, path: &Path, error: io::Error) -> Error {
+    Error::io(format!("{doing} {}", path.display()), error)
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_dir(path)? => Ok(()),
+        other => other.map_err(|e| failed("creating", path, e)),
+    }
+}
+
+/// Whether a path is a directory and no symbolic link to one.
+pub(super) fn is_dir(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) => Ok(meta.is_dir()),
+        Err(e) if is_absent(&e) => Ok(false),
+        Err(e) => Err(failed("looking at", path, e)),
+    }
+}
+
+/// Makes a file or directory durable.
+pub(super) fn sync(path: &Path) -> Result<()> {
+    let file = File::open(path).map_err(|e| failed("opening", path, e))?;
+    file.sync_all().map_err(|e| failed("syncing", path, e))
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(path).map_err(|e| failed("creating", path, e))?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    written.map_err(|e| failed("writing", path, e))
+}
+
+/// Replaces a file's content: afterwards, also after a power loss, it has the old bytes or the new ones.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::Internal(format!("{} has no parent", path.display())));
+    };
+    let temporary = dir.join(format!(".{}.tmp", name.display()));
+    let written = write_new(&temporary, bytes)
+        .and_then(|()| fs::rename(&temporary, path).map_err(|e| failed("renaming", &temporary, e)));
+    if written.is_err() {
+        let _ = remove_file(&temporary);
+    }
+    written?;
+    sync(dir)
+}
+
+/// Renames, but never over anything. `Ok(false)`: the target exists.
+pub(super) fn rename_new(from: &Path, to: &Path) -> Result<bool> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::EXIST) => Ok(false),
+        Err(e) => Err(failed("renaming to", to, e.into())),
+    }
+}
+
+/// Removes a file or link; one that does not exist is fine.
+pub(super) fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if !is_absent(&e) => Err(failed("removing", path, e)),
+        _ => Ok(()),
+    }
+}
