@@ -1,0 +1,155 @@
+//! `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+use provisioners::{Error, Result};
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Its id, unique while it exists.
+    pub id: u64,
+    /// The id of the mount it is on.
+    pub parent: u64,
+    /// Major and minor number of the file system's device.
+    pub device: (u32, u32),
+    /// The directory of the file system that is mounted: `/` unless it is a bind mount.
+    pub root: PathBuf,
+    /// Where it is mounted.
+    pub target: PathBuf,
+    /// Options of this mount, such as `rw,noatime`.
+    pub options: String,
+    /// How mounts below it spread.
+    pub propagation: Propagation,
+    /// The file system's type.
+    pub fs_type: String,
+    /// What is mounted, such as `/dev/loop3`.
+    pub source: OsString,
+    /// Options of the file system, such as `rw,errors=remount-ro`.
+    pub super_options: String,
+}
+
+/// The optional fields; none of them: private.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Propagation {
+    /// `shared:N`: the peer group.
+    pub shared: Option<u64>,
+    /// `master:N`: the peer group it receives from.
+    pub master: Option<u64>,
+    /// `unbindable`.
+    pub unbindable: bool,
+}
+
+impl Mount {
+    /// Whether an option of the mount itself is set.
+    pub fn has_option(&self, option: &str) -> bool {
+        self.options.split(',').any(|o| o == option)
+    }
+
+    /// Whether nothing can be written through this mount: it or its file system is read only.
+    pub fn is_read_only(&self) -> bool {
+        self.has_option("ro") || self.is_super_read_only()
+    }
+
+    /// Whether the file system itself is read only.
+    pub fn is_super_read_only(&self) -> bool {
+        self.super_options.split(',').any(|o| o == "ro")
+    }
+}
+
+/// Parses a whole table. A line that is none: an error with its number.
+pub fn parse(table: &[u8]) -> Result<Vec<Mount>> {
+    lines(table).map(|(number, line)| mount(line).ok_or_else(|| bad(number, line))).collect()
+}
+
+/// The mounts that `wanted` chooses by their target and device, without building the others.
+pub fn select(table: &[u8], wanted: impl Fn(&Path, (u32, u32)) -> bool) -> Result<Vec<Mount>> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut found = Vec::new();
+    for (number, line) in lines(table) {
+        let mut fields = line.splitn(6, |b| *b == b' ').skip(2);
+        let head = (fields.next(), fields.next(), fields.next());
+        let (Some(device), Some(_), Some(target)) = head else { return Err(bad(number, line)) };
+        let device = device_number(device).ok_or_else(|| bad(number, line))?;
+        let chosen = if target.contains(&b'\\') {
+            wanted(&unescape(target), device)
+        } else {
+            wanted(Path::new(std::ffi::OsStr::from_bytes(target)), device)
+        };
+        if chosen {
+            found.push(mount(line).ok_or_else(|| bad(number, line))?);
+        }
+    }
+    Ok(found)
+}
+
+fn lines(table: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    table.split(|b| *b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()).map(|(i, line)| (i + 1, line))
+}
+
+fn bad(number: usize, line: &[u8]) -> Error {
+    let line = String::from_utf8_lossy(&line[..line.len().min(120)]).into_owned();
+    Error::Internal(format!("mountinfo: line {number} cannot be read: {line:?}"))
+}
+
+fn mount(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|b| *b == b' ');
+    let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
+    let device = device_number(fields.next()?)?;
+    let (root, target) = (unescape(fields.next()?), unescape(fields.next()?));
+    let options = text(fields.next()?);
+    let mut propagation = Propagation::default();
+    for field in fields.by_ref() {
+        match field {
+            b"-" => break,
+            b"unbindable" => propagation.unbindable = true,
+            _ => {
+                propagation.shared = propagation.shared.or(field.strip_prefix(b"shared:").and_then(number));
+                propagation.master = propagation.master.or(field.strip_prefix(b"master:").and_then(number));
+            }
+        }
+    }
+    let (fs_type, source, super_options) = (text(fields.next()?), unescape(fields.next()?), fields.next()?);
+    let (source, super_options) = (source.into_os_string(), text(super_options));
+    Some(Mount { id, parent, device, root, target, options, propagation, fs_type, source, super_options })
+}
+
+fn number(field: &[u8]) -> Option<u64> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+fn device_number(field: &[u8]) -> Option<(u32, u32)> {
+    let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn text(field: &[u8]) -> String {
+    String::from_utf8_lossy(field).into_owned()
+}
+
+/// Undoes the kernel's octal escapes (`\040` for a space). A backslash that starts none stands for itself.
+fn unescape(field: &[u8]) -> PathBuf {
+    if !field.contains(&b'\\') {
+        return OsString::from_vec(field.to_vec()).into();
+    }
+    let (mut bytes, mut rest) = (Vec::with_capacity(field.len()), field);
+    while let Some((first, tail)) = rest.split_first() {
+        match tail {
+            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] if *first == b'\\' => {
+                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+#[path = "mountinfo_tests.rs"]
+mod tests;

@@ -1,0 +1,199 @@
+//! mount(2) and umount2(2), always compared with what mountinfo then says.
+
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use provisioners::{Ctx, Error, Result};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::mountinfo::{self, Mount};
+
+/// How often an unmount that is busy is tried again, and how long in between.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(60);
+
+/// The mount table of this process.
+pub fn table() -> Result<Vec<u8>> {
+    fs::read("/proc/self/mountinfo").map_err(|e| Error::io("reading /proc/self/mountinfo", e))
+}
+
+/// What is mounted on a path, the last one (which is what is seen) last.
+pub fn on(path: &Path) -> Result<Vec<Mount>> {
+    mountinfo::select(&table()?, |target, _| target == path)
+}
+
+/// The mounts of a device's file system, wherever they are.
+pub fn of_device(device: (u32, u32)) -> Result<Vec<Mount>> {
+    mountinfo::select(&table()?, |_, number| number == device)
+}
+
+/// Mounts a file system from a device.
+pub fn mount_device(device: &Path, target: &Path, fs_type: &str, options: &[String], read_only: bool) -> Result<()> {
+    let (mut flags, data) = parse_options(options)?;
+    flags.set(MountFlags::RDONLY, read_only || flags.contains(MountFlags::RDONLY));
+    let data = CString::new(data.join(",")).map_err(|_| Error::invalid("mount_flags", "have a NUL byte"))?;
+    // The options are not in the text: the specification says that they may hold secrets.
+    rustix::mount::mount(device, target, fs_type, flags, data.as_c_str()).map_err(|errno| {
+        let doing = format!("mounting {} ({fs_type}) on {}", device.display(), target.display());
+        match errno {
+            Errno::INVAL => Error::Refused(format!("{doing}: {errno}: the file system or a mount option is not valid")),
+            Errno::BUSY => Error::Refused(format!("{doing}: {errno}: it is mounted elsewhere or in use")),
+            Errno::UCLEAN | Errno::ILSEQ => {
+                Error::Refused(format!("{doing}: {errno}: the file system is damaged; check it with its own fsck"))
+            }
+            _ => Error::io(doing, errno),
+        }
+    })
+}
+
+/// Binds `source` on `target`, read only if wished. Already so: nothing is done.
+pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
+    let doing = || format!("binding {} on {}", source.display(), target.display());
+    rustix::mount::mount_bind(source, target).map_err(|e| Error::io(doing(), e))?;
+    if read_only && let Err(error) = make_read_only(target) {
+        let _ = rustix::mount::unmount(target, UnmountFlags::NOFOLLOW);
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Makes the mount on `target` read only and keeps its other options.
+pub fn make_read_only(target: &Path) -> Result<()> {
+    let now = on(target)?;
+    let now = now.last().ok_or_else(|| Error::Internal(format!("{} is not mounted", target.display())))?;
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+    for (option, flag) in FLAGS {
+        flags.set(flag, flags.contains(flag) || now.has_option(option));
+    }
+    rustix::mount::mount_remount(target, flags, "")
+        .map_err(|e| Error::io(format!("making {} read only", target.display()), e))?;
+    match on(target)?.last() {
+        Some(mount) if mount.is_read_only() => Ok(()),
+        _ => Err(Error::Internal(format!("{} is not read only after the kernel said so", target.display()))),
+    }
+}
+
+/// Unmounts everything on a path. Nothing mounted there is fine. Busy: a few tries, then [`Error::Refused`] that names
+/// processes with open files below it.
+pub fn unmount_all(ctx: &Ctx, path: &Path) -> Result<()> {
+    for left in (0..TRIES * 4).rev() {
+        if on(path)?.is_empty() {
+            return Ok(());
+        }
+        match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(Errno::BUSY) if left > TRIES * 3 => {
+                ctx.check()?;
+                std::thread::sleep(PAUSE);
+            }
+            Err(Errno::BUSY) => return Err(busy(path)),
+            Err(errno) => return Err(Error::io(format!("unmounting {}", path.display()), errno)),
+        }
+    }
+    Err(busy(path))
+}
+
+fn busy(path: &Path) -> Error {
+    let holders = open_below(path, 3);
+    let who = if holders.is_empty() { "a process or another mount".to_owned() } else { holders.join(", ") };
+    Error::Refused(format!("{} is busy: used by {who}; stop it and repeat the call", path.display()))
+}
+
+/// Up to `most` processes that have something open below a path or a device open, as `pid 12 (postgres)`.
+pub fn open_below(path: &Path, most: usize) -> Vec<String> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let uses = |dir: &Path| {
+        let links = ["cwd", "root"].map(|name| dir.join(name)).into_iter();
+        let files = fs::read_dir(dir.join("fd")).into_iter().flatten().flatten().map(|e| e.path());
+        links.chain(files).any(|link| fs::read_link(link).is_ok_and(|to| to.starts_with(path)))
+    };
+    processes
+        .filter(|entry| entry.file_name().as_bytes().iter().all(u8::is_ascii_digit) && uses(&entry.path()))
+        .take(most)
+        .map(|entry| {
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            format!("pid {} ({})", entry.file_name().to_string_lossy(), name.trim())
+        })
+        .collect()
+}
+
+const FLAGS: [(&str, MountFlags); 11] = [
+    ("ro", MountFlags::RDONLY),
+    ("nosuid", MountFlags::NOSUID),
+    ("nodev", MountFlags::NODEV),
+    ("noexec", MountFlags::NOEXEC),
+    ("noatime", MountFlags::NOATIME),
+    ("nodiratime", MountFlags::NODIRATIME),
+    ("relatime", MountFlags::RELATIME),
+    ("strictatime", MountFlags::STRICTATIME),
+    ("sync", MountFlags::SYNCHRONOUS),
+    ("dirsync", MountFlags::DIRSYNC),
+    ("lazytime", MountFlags::LAZYTIME),
+];
+
+/// Options that are the default, or the opposite of a flag, and so need nothing.
+const DEFAULTS: [&str; 9] = ["rw", "defaults", "suid", "dev", "exec", "async", "atime", "diratime", "nolazytime"];
+
+/// Splits mount options into the kernel's flags and the file system's own data. Options that would turn the mount into
+/// something else are refused.
+pub fn parse_options(options: &[String]) -> Result<(MountFlags, Vec<String>)> {
+    let (mut flags, mut data) = (MountFlags::empty(), Vec::new());
+    for option in options.iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()) {
+        if ["bind", "rbind", "move", "remount", "loop"].contains(&option) {
+            return Err(Error::invalid("mount_flags", format!("{option:?} is not for a volume; remove it")));
+        }
+        match FLAGS.iter().find(|(name, _)| *name == option) {
+            Some((_, flag)) => flags |= *flag,
+            None if DEFAULTS.contains(&option) => {}
+            None => data.push(option.to_owned()),
+        }
+    }
+    Ok((flags, data))
+}
+
+/// Major and minor number of a device node.
+pub fn device_number(device: &Path) -> Result<(u32, u32)> {
+    let stat = rustix::fs::stat(device).map_err(|e| Error::io(format!("looking at {}", device.display()), e))?;
+    Ok((rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
+}
+
+/// The device node that a bind mount of a node shows (a raw block volume), from the mount's root within devtmpfs.
+pub fn bound_device(mount: &Mount) -> Option<PathBuf> {
+    let name: &OsStr = mount.root.file_name()?;
+    (mount.fs_type == "devtmpfs" && mount.root != Path::new("/")).then(|| Path::new("/dev").join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(options: &[&str]) -> Result<(MountFlags, Vec<String>)> {
+        parse_options(&options.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn options_become_flags_and_data() {
+        let (flags, data) = split(&["noatime,nodev", "rw", "errors=remount-ro", "discard"]).unwrap();
+        assert_eq!(flags, MountFlags::NOATIME | MountFlags::NODEV);
+        assert_eq!(data, ["errors=remount-ro", "discard"]);
+    }
+
+    #[test]
+    fn options_that_change_what_is_mounted_are_refused() {
+        for bad in ["bind", "remount,ro", "move"] {
+            assert_eq!(split(&[bad]).unwrap_err().label(), "invalid");
+        }
+    }
+
+    #[test]
+    fn this_process_is_found_by_its_open_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let _open = fs::File::create(dir.path().join("open")).unwrap();
+        let holders = open_below(&dir.path().canonicalize().unwrap(), 3);
+        assert!(holders.iter().any(|h| h.starts_with(&format!("pid {} (", std::process::id()))), "{holders:?}");
+    }
+}

@@ -1,0 +1,172 @@
+//! NodePublishVolume and NodeUnpublishVolume: bind mounts, of a staged file system or of a device's node.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use provisioners::{Access, AccessMode, AccessType, Capability, Ctx, Error, NodeVolume, Result};
+use sha2::{Digest as _, Sha256};
+
+use super::mountinfo::{self, Mount};
+use super::paths::{self, Kind};
+use super::stage::same_file;
+use super::{Host, device, loopdev, mounts};
+
+/// What is to be published, and where.
+pub struct PublishRequest<'a> {
+    /// The volume's handle, for messages.
+    pub id: &'a str,
+    /// How to get at it.
+    pub volume: &'a NodeVolume,
+    /// How it will be used.
+    pub capability: &'a Capability,
+    /// CSI `staging_target_path`.
+    pub staging: &'a Path,
+    /// CSI `target_path`.
+    pub target: &'a Path,
+    /// Whether nothing may be written through this target.
+    pub read_only: bool,
+}
+
+impl Host {
+    /// Makes a staged volume appear at the target.
+    pub fn publish(&self, ctx: &Ctx, r: &PublishRequest<'_>) -> Result<()> {
+        let target = self.paths.resolve("target_path", r.target)?;
+        let staging = self.paths.resolve("staging_target_path", r.staging)?;
+        ctx.stage("publishing");
+        match &r.capability.access {
+            AccessType::Mount { .. } => self.publish_mount(r, &staging, &target),
+            AccessType::Block => self.publish_block(ctx, r, &target),
+        }
+    }
+
+    fn publish_mount(&self, r: &PublishRequest<'_>, staging: &Path, target: &Path) -> Result<()> {
+        let staged = mounts::on(staging)?.pop().ok_or_else(|| {
+            let staging = staging.display();
+            Error::Refused(format!("volume {} is not staged at {staging}; call NodeStageVolume first", r.id))
+        })?;
+        let same = |m: &Mount| m.device == staged.device && m.root == staged.root;
+        if let Some(mount) = mounts::on(target)?.pop() {
+            return self.accept(&mount, same(&mount), r, target);
+        }
+        let all = mountinfo::parse(&mounts::table()?)?;
+        let others = all.iter().filter(|m| same(m) && m.target != staging && m.target != *target);
+        let others: Vec<_> = others.map(|m| m.target.clone()).filter(|t| !is_source(r.volume, t)).collect();
+        one_pod_only(r, &others)?;
+        self.paths.make("target_path", target, Kind::Directory)?;
+        self.bind(staging, target, r.read_only)
+    }
+
+    fn publish_block(&self, ctx: &Ctx, r: &PublishRequest<'_>, target: &Path) -> Result<()> {
+        let Access::LoopFile { path } = &r.volume.access else {
+            let problem = format!("volume {} is a directory and cannot be a block device", r.id);
+            return Err(Error::invalid("volume_capability", problem));
+        };
+        let device = loopdev::find(path)?.ok_or_else(|| {
+            Error::Refused(format!("volume {} is not attached to this node; call NodeStageVolume first", r.id))
+        })?;
+        device::check_size(r.id, &device, r.volume.size)?;
+        let device_read_only = is_device_read_only(&device);
+        if let Some(mount) = mounts::on(target)?.pop() {
+            let same = mounts::bound_device(&mount).is_some_and(|d| d == device);
+            return accept(same, device_read_only, r, target, &mount);
+        }
+        let others: Vec<_> = device::binds(&device)?.into_iter().filter(|t| t != target).collect();
+        one_pod_only(r, &others)?;
+        if device_read_only != r.read_only {
+            self.set_read_only(ctx, r, &device, &others)?;
+        }
+        self.paths.make("target_path", target, Kind::File)?;
+        self.bind(&device, target, r.read_only)
+    }
+
+    /// A bind mount of a device's node does not keep writers off the device, so the device itself is made read only;
+    /// all who use it share that.
+    fn set_read_only(&self, ctx: &Ctx, r: &PublishRequest<'_>, device: &Path, others: &[PathBuf]) -> Result<()> {
+        let wanted = if r.read_only { "read-only" } else { "read-write" };
+        if let Some(other) = others.first() {
+            return Err(Error::Refused(format!(
+                "volume {} is published at {} the other way; a raw block device cannot be {wanted} for one user only",
+                r.id,
+                other.display()
+            )));
+        }
+        let flag = if r.read_only { "--setro" } else { "--setrw" };
+        self.tools.must(ctx, "blockdev", &[flag.as_ref(), device.as_os_str()]).map(drop)
+    }
+
+    /// Binds, and remembers on disk that a read-only bind is under way: the kernel makes it in two steps, and a crash
+    /// between them must not leave a target that can be written.
+    fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<()> {
+        if !read_only {
+            return mounts::bind(source, target, false);
+        }
+        let marker = self.marker(target);
+        fs::create_dir_all(self.state.join("read-only"))
+            .and_then(|()| fs::write(&marker, target.as_os_str().as_encoded_bytes()))
+            .map_err(|e| Error::io(format!("writing {}", marker.display()), e))?;
+        mounts::bind(source, target, true)?;
+        fs::remove_file(&marker).map_err(|e| Error::io(format!("removing {}", marker.display()), e))
+    }
+
+    fn marker(&self, target: &Path) -> PathBuf {
+        let digest = Sha256::digest(target.as_os_str().as_encoded_bytes());
+        let name: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
+        self.state.join("read-only").join(name)
+    }
+
+    fn accept(&self, mount: &Mount, same: bool, r: &PublishRequest<'_>, target: &Path) -> Result<()> {
+        let marker = self.marker(target);
+        if same && r.read_only && marker.exists() {
+            mounts::make_read_only(target)?;
+            return fs::remove_file(&marker).map_err(|e| Error::io(format!("removing {}", marker.display()), e));
+        }
+        accept(same, mount.is_read_only(), r, target, mount)
+    }
+
+    /// Takes a target down: unmounts it and removes what [`Host::publish`] made there.
+    pub fn unpublish(&self, ctx: &Ctx, target: &Path) -> Result<()> {
+        let target = self.paths.resolve("target_path", target)?;
+        ctx.stage("unmounting");
+        mounts::unmount_all(ctx, &target)?;
+        let _ = fs::remove_file(self.marker(&target));
+        paths::remove_target(&target)
+    }
+}
+
+/// A target that has a mount already: the same volume in the same way is success, all else ALREADY_EXISTS.
+fn accept(same: bool, is_read_only: bool, r: &PublishRequest<'_>, target: &Path, mount: &Mount) -> Result<()> {
+    let way = |read_only| if read_only { "read-only" } else { "read-write" };
+    let target = target.display();
+    if !same {
+        let source = mount.source.to_string_lossy();
+        return Err(Error::AlreadyExists(format!("{target} has something else mounted on it ({source})")));
+    }
+    if is_read_only == r.read_only {
+        return Ok(());
+    }
+    let (is, wanted) = (way(is_read_only), way(r.read_only));
+    Err(Error::AlreadyExists(format!("{target}: volume {} is published {is} there and was asked {wanted}", r.id)))
+}
+
+/// SINGLE_NODE_SINGLE_WRITER: one target on the node.
+fn one_pod_only(r: &PublishRequest<'_>, others: &[PathBuf]) -> Result<()> {
+    match others.first() {
+        Some(other) if r.capability.mode == AccessMode::SingleNodeSingleWriter => Err(Error::Refused(format!(
+            "volume {} is published at {}, and its access mode allows one pod only",
+            r.id,
+            other.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a mount point is the volume's own directory (a root that is a mount itself), not a publication.
+fn is_source(volume: &NodeVolume, target: &Path) -> bool {
+    matches!(&volume.access, Access::Directory { path } if same_file(path, target) && target == path)
+}
+
+fn is_device_read_only(device: &Path) -> bool {
+    let name = device.file_name().unwrap_or_default();
+    let flag = fs::read_to_string(Path::new("/sys/block").join(name).join("ro")).unwrap_or_default();
+    flag.trim() == "1"
+}

@@ -1,0 +1,224 @@
+//! External programs: found once at start, run with a fixed environment, killed with all their children at a deadline.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use provisioners::{Ctx, Error, Result};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// Where programs are looked for, in this order; the caller's PATH is not used.
+const DIRS: [&str; 6] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
+
+/// The programs that may be run, and the Debian package that has each.
+const PROGRAMS: [(&str, &str); 10] = [
+    ("mkfs.ext4", "e2fsprogs"),
+    ("e2fsck", "e2fsprogs"),
+    ("resize2fs", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("xfs_growfs", "xfsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("btrfs", "btrfs-progs"),
+    ("blockdev", "util-linux"),
+    ("fsfreeze", "util-linux"),
+    ("sh", "dash"),
+];
+
+/// How much of a program's output is kept, from its end, in bytes.
+const KEEP: usize = 64 << 10;
+/// How long to wait for a pipe that a grandchild still holds after the kill.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What a program answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// The end of its standard output.
+    pub stdout: String,
+    /// The end of its standard error.
+    pub stderr: String,
+}
+
+/// The programs of this node. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    paths: Arc<BTreeMap<&'static str, PathBuf>>,
+    timeout: Duration,
+}
+
+impl Tools {
+    /// Looks the programs up; no process is started. `timeout` is the longest that one may run.
+    pub fn find(timeout: Duration) -> Self {
+        let find = |program| DIRS.iter().map(|dir| Path::new(dir).join(program)).find(|path| path.is_file());
+        let paths = PROGRAMS.iter().filter_map(|(program, _)| Some((*program, find(program)?))).collect();
+        Self { paths: Arc::new(paths), timeout }
+    }
+
+    /// The absolute path of a program. Missing: an error that names the Debian package to install.
+    pub fn path(&self, program: &'static str) -> Result<&Path> {
+        self.paths.get(program).map(PathBuf::as_path).ok_or_else(|| {
+            let package = PROGRAMS.iter().find(|(name, _)| *name == program).map_or("its package", |(_, p)| *p);
+            Error::Refused(format!("{program} is not installed on this node; install {package}"))
+        })
+    }
+
+    /// Runs a program to its end. A non-zero exit is no error here: the caller knows what it means.
+    pub fn run(&self, ctx: &Ctx, program: &'static str, args: &[&OsStr]) -> Result<Output> {
+        let path = self.path(program)?;
+        ctx.check()?;
+        let begun = Instant::now();
+        let mut child = command(path)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| Error::io(format!("starting {program}"), e))?;
+        let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
+        let ended = self.wait(ctx, program, &mut child);
+        let (stdout, stderr) = (stdout.text(), stderr.text());
+        let status = ended?;
+        tracing::debug!(program, ?args, code = ?status.code(), ms = begun.elapsed().as_millis(), "ran");
+        Ok(Output { code: status.code(), stdout, stderr })
+    }
+
+    /// Like [`Tools::run`]; an exit other than 0 is an error with the code and the last lines of standard error.
+    pub fn must(&self, ctx: &Ctx, program: &'static str, args: &[&OsStr]) -> Result<Output> {
+        let output = self.run(ctx, program, args)?;
+        if output.code == Some(0) { Ok(output) } else { Err(Error::Internal(output.failure(program))) }
+    }
+
+    fn wait(&self, ctx: &Ctx, program: &str, child: &mut Child) -> Result<ExitStatus> {
+        let begun = Instant::now();
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) => return Ok(status),
+                Ok(None) => {}
+                Err(error) => return Err(Error::io(format!("waiting for {program}"), error)),
+            }
+            let over = if begun.elapsed() > self.timeout {
+                let seconds = self.timeout.as_secs_f64();
+                Err(Error::Deadline(format!("{program} did not end in {seconds} s and was killed")))
+            } else {
+                ctx.check()
+            };
+            if let Err(error) = over {
+                kill_group(child);
+                return Err(error);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Output {
+    /// A text for an error: program, exit code or signal, and the last lines it wrote.
+    pub fn failure(&self, program: &str) -> String {
+        let how = self.code.map_or("was ended by a signal".to_owned(), |code| format!("failed with exit code {code}"));
+        let words = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
+        let lines: Vec<_> = words.trim().lines().rev().take(4).collect();
+        let lines = lines.into_iter().rev().collect::<Vec<_>>().join("; ");
+        format!("{program} {how}: {lines}")
+    }
+}
+
+/// A command with nothing of our environment, in a process group of its own.
+pub fn command(path: &Path) -> Command {
+    let mut command = Command::new(path);
+    command.env_clear().env("LC_ALL", "C").env("PATH", DIRS.join(":")).process_group(0);
+    command
+}
+
+/// Kills a child with all its children, and buries it.
+pub fn kill_group(child: &mut Child) {
+    if let Err(error) = kill_process_group(Pid::from_child(child), Signal::KILL) {
+        tracing::debug!(%error, "the process group was gone already");
+    }
+    let _ = child.wait().map(|status| status.signal());
+}
+
+/// The end of what a pipe gave, read on a thread of its own so that no pipe fills up.
+struct Drain {
+    kept: Arc<Mutex<Vec<u8>>>,
+    ended: mpsc::Receiver<()>,
+}
+
+fn drain<R: Read + Send + 'static>(pipe: Option<R>) -> Drain {
+    let (kept, (tell, ended)) = (Arc::<Mutex<Vec<u8>>>::default(), mpsc::channel());
+    let keep = kept.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        let Some(mut pipe) = pipe else { return };
+        while let Ok(n @ 1..) = pipe.read(&mut buffer) {
+            let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.extend_from_slice(&buffer[..n]);
+            let over = kept.len().saturating_sub(KEEP);
+            kept.drain(..over);
+        }
+        drop(tell);
+    });
+    Drain { kept, ended }
+}
+
+impl Drain {
+    /// What was read. A grandchild that survived may hold the pipe open, so the wait for its end is short.
+    fn text(self) -> String {
+        let _ = self.ended.recv_timeout(LAST_WORDS);
+        String::from_utf8_lossy(&self.kept.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(timeout: Duration, script: &str) -> Result<Output> {
+        let tools = Tools::find(timeout);
+        tools.run(&Ctx::new(), "sh", &["-c".as_ref(), script.as_ref()])
+    }
+
+    #[test]
+    fn code_and_stderr_are_kept_and_the_environment_is_ours() {
+        let output = sh(Duration::from_secs(10), "echo out; echo err >&2; echo $LC_ALL $HOME; exit 3").unwrap();
+        assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(3), "out\nC\n", "err\n"));
+        assert_eq!(output.failure("sh"), "sh failed with exit code 3: err");
+    }
+
+    #[test]
+    fn a_program_over_its_time_is_killed_with_its_children() {
+        let marker = format!("86399.{}", std::process::id());
+        let error = sh(Duration::from_millis(200), &format!("sleep {marker} & sleep {marker}")).unwrap_err();
+        assert_eq!(error.label(), "deadline");
+        let alive = |entry: &std::fs::DirEntry| {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(&marker) && line.starts_with(b"sleep")
+        };
+        let begun = Instant::now();
+        while std::fs::read_dir("/proc").unwrap().flatten().any(|entry| alive(&entry)) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "a child of the killed program is alive");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn much_output_neither_blocks_nor_fills_the_memory() {
+        let output = sh(Duration::from_secs(30), "head -c 3000000 /dev/zero | tr '\\0' x; echo end").unwrap();
+        assert!(output.stdout.len() <= KEEP && output.stdout.ends_with("end\n"));
+    }
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let tools = Tools { paths: Arc::default(), timeout: Duration::from_secs(1) };
+        let error = tools.run(&Ctx::new(), "mkfs.xfs", &[]).unwrap_err().to_string();
+        assert!(error.contains("mkfs.xfs is not installed") && error.contains("xfsprogs"), "{error}");
+    }
+}

@@ -1,0 +1,235 @@
+//! NodeStageVolume and NodeUnstageVolume: each step first looks at what is already so.
+
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use provisioners::{Access, AccessType, Capability, Ctx, Error, NodeVolume, Result};
+
+use super::mountinfo::Mount;
+use super::paths::Kind;
+use super::{FormatLog, Host, device, format, fsck, grow, loopdev, mounts, ownership, probe};
+
+/// What is to be staged, and where.
+pub struct StageRequest<'a> {
+    /// The volume's handle, for messages.
+    pub id: &'a str,
+    /// How to get at it.
+    pub volume: &'a NodeVolume,
+    /// How it will be used.
+    pub capability: &'a Capability,
+    /// CSI `staging_target_path`.
+    pub staging: &'a Path,
+}
+
+/// A file system to be mounted: the wish without what is known from the capability's shape.
+struct Wish<'a> {
+    id: &'a str,
+    volume: &'a NodeVolume,
+    backing: &'a Path,
+    fs: &'a str,
+    flags: &'a [String],
+    read_only: bool,
+    staging: PathBuf,
+}
+
+impl Host {
+    /// Makes the volume ready on this node: its device attached, and its file system checked (or made, where there is
+    /// provably nothing), grown to the device, and mounted on the staging path.
+    pub fn stage(&self, ctx: &Ctx, r: &StageRequest<'_>, log: &dyn FormatLog) -> Result<()> {
+        let staging = self.paths.resolve("staging_target_path", r.staging)?;
+        let read_only = r.capability.mode.is_read_only();
+        match (&r.volume.access, &r.capability.access) {
+            (Access::Directory { .. }, AccessType::Block) => {
+                let problem = format!("volume {} is a directory and cannot be a block device", r.id);
+                Err(Error::invalid("volume_capability", problem))
+            }
+            (Access::Directory { path }, AccessType::Mount { group, .. }) => {
+                self.stage_directory(path, &staging, read_only)?;
+                self.give(ctx, &staging, *group, read_only)
+            }
+            (Access::LoopFile { path }, AccessType::Block) => {
+                ctx.stage("attaching");
+                let attached = loopdev::find(path)?.is_some();
+                let device = loopdev::attach(path, read_only)?;
+                device::check_size(r.id, &device, r.volume.size).inspect_err(|_| detach_again(&device, attached))
+            }
+            (Access::LoopFile { path }, AccessType::Mount { fs_type, flags, group }) => {
+                let fs = format::desired(fs_type, r.volume.fs_type.as_deref())?;
+                mounts::parse_options(flags)?;
+                let (id, volume, target) = (r.id, r.volume, staging.clone());
+                let wish = Wish { id, volume, backing: path, fs, flags, read_only, staging: target };
+                self.stage_file_system(ctx, &wish, log)?;
+                self.give(ctx, &staging, *group, read_only)
+            }
+        }
+    }
+
+    fn give(&self, ctx: &Ctx, staging: &Path, group: Option<u32>, read_only: bool) -> Result<()> {
+        match group {
+            Some(gid) if !read_only => ownership::give_to_group(ctx, staging, gid),
+            _ => Ok(()),
+        }
+    }
+
+    fn stage_directory(&self, source: &Path, staging: &Path, read_only: bool) -> Result<()> {
+        if !source.is_dir() {
+            return Err(Error::NotFound(format!("{} is not there any more", source.display())));
+        }
+        self.paths.make("staging_target_path", staging, Kind::Directory)?;
+        if let Some(mount) = mounts::on(staging)?.last() {
+            let same = same_file(source, staging);
+            return accept(mount, same, read_only, staging);
+        }
+        mounts::bind(source, staging, read_only)
+    }
+
+    fn stage_file_system(&self, ctx: &Ctx, wish: &Wish<'_>, log: &dyn FormatLog) -> Result<()> {
+        self.paths.make("staging_target_path", &wish.staging, Kind::Directory)?;
+        ctx.stage("attaching");
+        let attached = loopdev::find(wish.backing)?.is_some();
+        let device = loopdev::attach(wish.backing, wish.read_only)?;
+        if let Some(mount) = mounts::on(&wish.staging)?.last() {
+            return accept(mount, mount.source == device.as_os_str(), wish.read_only, &wish.staging);
+        }
+        self.mount_checked(ctx, wish, &device, log).inspect_err(|_| detach_again(&device, attached))
+    }
+
+    fn mount_checked(&self, ctx: &Ctx, wish: &Wish<'_>, device: &Path, log: &dyn FormatLog) -> Result<()> {
+        device::check_size(wish.id, device, wish.volume.size)?;
+        let mut fresh = false;
+        // A file system that is mounted elsewhere on this node is in order; checking it now would harm it.
+        if device::mounts(device)?.is_empty() {
+            fresh = self.prepare(ctx, wish, device, log)?;
+        }
+        ctx.stage("mounting");
+        let mut flags = wish.flags.to_vec();
+        if wish.fs == "xfs" && !flags.iter().any(|f| f == "nouuid") {
+            // A clone has the UUID of its source, and both may be mounted here.
+            flags.push("nouuid".into());
+        }
+        mounts::mount_device(device, &wish.staging, wish.fs, &flags, wish.read_only)?;
+        self.after_mount(ctx, wish, device, fresh).inspect_err(|_| {
+            let _ = mounts::unmount_all(ctx, &wish.staging);
+        })
+    }
+
+    /// Probes the device, and formats or checks it. Whether it was formatted now.
+    fn prepare(&self, ctx: &Ctx, wish: &Wish<'_>, device: &Path, log: &dyn FormatLog) -> Result<bool> {
+        ctx.stage("probing");
+        let open = |path: &Path| File::open(path).map_err(|e| Error::io(format!("opening {}", path.display()), e));
+        let content = probe::probe(&open(device)?, loopdev::size(device)?, Some(&open(wish.backing)?))?;
+        match format::plan(&content, wish.fs, wish.volume, wish.read_only, wish.id)? {
+            format::Plan::Format { force } => {
+                ctx.stage(format!("making the {} file system", wish.fs));
+                log.begin(wish.fs)?;
+                let options = &wish.volume.mkfs_options;
+                format::mkfs(&self.tools, ctx, &format::Wish { device, fs: wish.fs, options }, force)?;
+                return Ok(true);
+            }
+            format::Plan::Accept => log.done(wish.fs)?,
+            format::Plan::Mount => {}
+        }
+        if !wish.read_only {
+            ctx.stage("checking the file system");
+            fsck::before_mount(&self.tools, ctx, device, wish.fs, wish.id)?;
+            grow::offline(&self.tools, ctx, device, wish.fs, loopdev::size(device)?)?;
+        }
+        Ok(false)
+    }
+
+    fn after_mount(&self, ctx: &Ctx, wish: &Wish<'_>, device: &Path, fresh: bool) -> Result<()> {
+        let mounted = mounts::on(&wish.staging)?;
+        if !mounted.last().is_some_and(|m| m.source == device.as_os_str()) {
+            let shown = mounted.last().map(|m| m.source.to_string_lossy().into_owned());
+            return Err(Error::Refused(format!(
+                "volume {}: {} was mounted, but the kernel shows {shown:?} (a file system with the same id?)",
+                wish.id,
+                device.display()
+            )));
+        }
+        if let (true, Some(mode)) = (fresh, wish.volume.root_mode) {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&wish.staging, permissions)
+                .map_err(|e| Error::io(format!("setting the mode of {}", wish.staging.display()), e))?;
+        }
+        if !wish.read_only && !fresh {
+            self.grow_mounted(ctx, device, &wish.staging, wish.fs)?;
+        }
+        Ok(())
+    }
+
+    /// Grows a mounted file system that is smaller than its device.
+    pub(super) fn grow_mounted(&self, ctx: &Ctx, device: &Path, mount: &Path, fs: &str) -> Result<()> {
+        let open = File::open(device).map_err(|e| Error::io(format!("opening {}", device.display()), e))?;
+        let has = grow::fs_size(&open, fs)?;
+        if has.is_none_or(|has| has + grow::SLACK <= loopdev::size(device).unwrap_or(0)) {
+            ctx.stage("growing the file system");
+            grow::online(&self.tools, ctx, device, mount, fs)?;
+        }
+        Ok(())
+    }
+
+    /// Takes down what [`Host::stage`] made: unmounts, and detaches the device when nothing else uses it. `access` is
+    /// how the backend says to get at the volume; without it the mount tells the device.
+    pub fn unstage(&self, ctx: &Ctx, access: Option<&Access>, staging: &Path) -> Result<()> {
+        let staging = self.paths.resolve("staging_target_path", staging)?;
+        let mut devices: Vec<PathBuf> =
+            mounts::on(&staging)?.into_iter().filter_map(|m| device::loop_of(&m)).collect();
+        if let Some(Access::LoopFile { path }) = access {
+            devices.extend(loopdev::find(path)?);
+        }
+        devices.sort();
+        devices.dedup();
+        for device in &devices {
+            refuse_published(device, &staging)?;
+        }
+        ctx.stage("unmounting");
+        mounts::unmount_all(ctx, &staging)?;
+        ctx.stage("detaching");
+        devices.iter().try_for_each(|device| loopdev::detach(device))
+    }
+}
+
+/// A staging path that has a mount already: the right one is success, another is ALREADY_EXISTS.
+fn accept(mount: &Mount, same: bool, read_only: bool, staging: &Path) -> Result<()> {
+    let wanted = if read_only { "read-only" } else { "read-write" };
+    if !same {
+        let source = mount.source.to_string_lossy();
+        return Err(Error::AlreadyExists(format!("{} has {source} mounted on it", staging.display())));
+    }
+    if mount.is_read_only() == read_only {
+        return Ok(());
+    }
+    let is = if mount.is_read_only() { "read-only" } else { "read-write" };
+    Err(Error::AlreadyExists(format!(
+        "{} is staged {is} and was asked {wanted}; unstage it first",
+        staging.display()
+    )))
+}
+
+fn refuse_published(device: &Path, staging: &Path) -> Result<()> {
+    let others = device::mounts(device)?.into_iter().map(|m| m.target).chain(device::binds(device)?);
+    let others: Vec<_> = others.filter(|target| target != staging).map(|t| t.display().to_string()).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Refused(format!("{} is still published at {}; unpublish it first", device.display(), others.join(", "))))
+}
+
+/// A failed stage leaves no device that was not there before.
+fn detach_again(device: &Path, attached_before: bool) {
+    if !attached_before
+        && let Err(error) = loopdev::detach(device)
+    {
+        tracing::warn!(device = %device.display(), %error, "detaching after a failed stage");
+    }
+}
+
+pub(super) fn same_file(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    match (std::fs::metadata(a), std::fs::metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
