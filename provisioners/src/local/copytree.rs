@@ -223,7 +223,7 @@ impl TreeCopy<'_> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let to = File::from(openat(&level.to, name, flags, Mode::RUSR | Mode::WUSR)?);
         if now.len() > 0 && !reflink(&from, &to)? {
-            match copy_sparse(self.ctx, &from, &to, path) {
+            match copy_sparse(self.ctx, &from, &to, path, true) {
                 // Cut short meanwhile: the next round sees it.
                 Err(Error::Refused(_)) => {}
                 other => other?,
