@@ -71,6 +71,7 @@ impl Root {
             }
             sync(&self.path.join(OWN))?;
             sync(&self.path)?;
+            self.path.parent().map_or(Ok(()), sync)?;
         }
         self.hold()
     }

@@ -28,10 +28,7 @@ impl Store {
     fn list_one(&self, root: &Root, key: &str) -> Result<Option<Volume>> {
         match root.find_volume(key) {
             Ok(found) => Ok(found.map(|found| self.show(&found))),
-            Err(error @ (Error::Corrupt { .. } | Error::Refused(_))) => {
-                Ok(Some(self.damaged(root, key, &error)))
-            }
-            Err(other) => Err(other),
+            Err(error) => Ok(Some(self.damaged(root, key, &error))),
         }
     }
 
@@ -65,11 +62,10 @@ impl Store {
                 let found = found.filter(|found| source.is_none_or(|id| id.0 == found.record.source));
                 Ok(found.map(|found| found.show()))
             }
-            Err(error @ (Error::Corrupt { .. } | Error::Refused(_))) => {
+            Err(error) => {
                 tracing::warn!(%error, "a snapshot is left out of the listing");
                 Ok(None)
             }
-            Err(other) => Err(other),
         };
         self.page(after, max, snapshot_keys, one, |snapshot| snapshot.id.0.clone())
     }

@@ -83,3 +83,16 @@ fn a_backend_attaches_only_if_configured() {
         assert!(backend.has(crate::Feature::GroupSnapshots) && backend.has(crate::Feature::Topology));
     }
 }
+
+#[tokio::test]
+async fn a_publication_from_before_attachment_was_turned_off_keeps_nothing() {
+    let mut bench = Bench::new();
+    let volume = bench.make("v").await;
+    bench
+        .local
+        .publish(&Ctx::new(), &volume.id, &request("worker-1", true))
+        .await
+        .unwrap();
+    bench.restart(|config| config.attach = false);
+    bench.delete(&volume.id).await.unwrap();
+}

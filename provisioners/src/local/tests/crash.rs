@@ -135,3 +135,19 @@ async fn a_half_written_new_record_does_not_matter() {
     bench.local.formatted(&id, "ext4", true).await.unwrap();
     assert_eq!(names(&bench.root().join("v")), ["disk.img", "volume.json"]);
 }
+
+#[tokio::test]
+async fn what_cannot_be_recovered_does_not_keep_the_rest_from_it() {
+    let bench = Bench::new();
+    bench.make("v").await;
+    std::fs::write(bench.own("groups/g.pending"), "garbage").unwrap();
+    std::fs::create_dir(bench.own("tmp/volume-x")).unwrap();
+    let done = bench.local.recover().unwrap();
+    assert!(
+        done.iter()
+            .any(|line| line.contains("could not be done") && line.contains("g.pending")),
+        "{done:?}"
+    );
+    assert!(bench.own("groups/g.pending").exists());
+    bench.assert_tidy();
+}

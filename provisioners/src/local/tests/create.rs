@@ -49,75 +49,32 @@ async fn the_same_call_gives_the_same_volume() {
 async fn the_same_name_with_anything_else_says_what_differs() {
     let bench = Bench::with(&["default", "fast"], |_| {});
     bench.make("pvc-1").await;
-    let base = spec("pvc-1");
     let limit = CapacityRange {
         required: 1,
         limit: 16 * MIB - 1,
     };
+    let size = "size (it has 16777216 bytes";
+    let changed = |change: &dyn Fn(&mut VolumeSpec)| but("pvc-1", change);
+    let with = |key: &str, value: &str| spec_with("pvc-1", &[(key, value)]);
     let cases = [
+        (changed(&|it| it.range = at_least(17 * MIB)), size),
+        (changed(&|it| it.range = limit), size),
+        (changed(&|it| it.capabilities = vec![raw()]), "access type"),
+        (changed(&|it| it.capabilities = vec![mounted("xfs")]), "fsType"),
         (
-            VolumeSpec {
-                range: at_least(17 * MIB),
-                ..base.clone()
-            },
-            "size (it has 16777216 bytes",
-        ),
-        (
-            VolumeSpec {
-                range: limit,
-                ..base.clone()
-            },
-            "size (it has 16777216 bytes",
-        ),
-        (
-            VolumeSpec {
-                capabilities: vec![raw()],
-                ..base.clone()
-            },
-            "access type",
-        ),
-        (
-            VolumeSpec {
-                capabilities: vec![mounted("xfs")],
-                ..base.clone()
-            },
-            "fsType",
-        ),
-        (
-            VolumeSpec {
-                source: Some(Source::Snapshot("default:s".into())),
-                ..base.clone()
-            },
+            changed(&|it| it.source = Some(Source::Snapshot("default:s".into()))),
             "source",
         ),
         (
-            VolumeSpec {
-                mutable_parameters: map(&[("mode", "0711")]),
-                ..base.clone()
-            },
+            changed(&|it| it.mutable_parameters = map(&[("mode", "0711")])),
             "mode (it has none; asked: 0711)",
         ),
-        (
-            spec_with("pvc-1", &[("root", "fast")]),
-            "root (it has default; asked: fast)",
-        ),
-        (
-            spec_with("pvc-1", &[("type", "directory")]),
-            "type (it has file; asked: directory)",
-        ),
-        (
-            spec_with("pvc-1", &[("thick", "true")]),
-            "thick (it has false; asked: true)",
-        ),
-        (spec_with("pvc-1", &[("fsType", "btrfs")]), "fsType"),
-        (
-            spec_with("pvc-1", &[("mkfsOptions", "-m 0")]),
-            "mkfsOptions (it has ; asked: -m 0)",
-        ),
-        (
-            spec_with("pvc-1", &[("nameTemplate", "x-${pv.name}")]),
-            "nameTemplate",
-        ),
+        (with("root", "fast"), "root (it has default; asked: fast)"),
+        (with("type", "directory"), "type (it has file; asked: directory)"),
+        (with("thick", "true"), "thick (it has false; asked: true)"),
+        (with("fsType", "btrfs"), "fsType"),
+        (with("mkfsOptions", "-m 0"), "mkfsOptions (it has ; asked: -m 0)"),
+        (with("nameTemplate", "x-${pv.name}"), "nameTemplate"),
     ];
     for (spec, expected) in cases {
         refused(bench.create(spec).await, "already_exists", expected);
@@ -257,77 +214,45 @@ async fn what_cannot_be_is_refused_before_anything_is_made() {
         mode: AccessMode::MultiNodeMultiWriter,
         ..mounted("")
     };
+    let term = [("topology.local.csi.volumectl.io/node", "worker-2")];
     let elsewhere = TopologyRequest {
-        requisite: vec![Topology::from([(
-            "topology.local.csi.volumectl.io/node".into(),
-            "worker-2".into(),
-        )])],
+        requisite: vec![map(&term)],
         preferred: Vec::new(),
     };
     let block_directory = VolumeSpec {
         capabilities: vec![raw()],
         ..spec_with("v", &[("type", "directory")])
     };
-    let two = VolumeSpec {
-        capabilities: vec![mounted("xfs"), mounted("ext4")],
-        ..spec("v")
-    };
+    let changed = |change: &dyn Fn(&mut VolumeSpec)| but("v", change);
+    let uses = |uses: &[Capability]| but("v", &|it| it.capabilities = uses.to_vec());
+    let source = |source: Source| but("v", &|it| it.source = Some(source.clone()));
     for (spec, label, part) in [
-        (
-            VolumeSpec {
-                capabilities: vec![many],
-                ..spec("v")
-            },
-            "invalid",
-            "single-node mode",
-        ),
-        (
-            VolumeSpec {
-                capabilities: vec![mounted("zfs")],
-                ..spec("v")
-            },
-            "invalid",
-            "known: ext4, xfs, btrfs",
-        ),
-        (two, "invalid", "ask for one"),
+        (uses(&[many]), "invalid", "single-node mode"),
+        (uses(&[mounted("zfs")]), "invalid", "known: ext4, xfs, btrfs"),
+        (uses(&[mounted("xfs"), mounted("ext4")]), "invalid", "ask for one"),
         (block_directory, "invalid", "cannot be a block device"),
         (
-            VolumeSpec {
-                topology: Some(elsewhere),
-                ..spec("v")
-            },
+            changed(&|it| it.topology = Some(elsewhere.clone())),
             "exhausted",
             "accessibility_requirements",
         ),
         (
-            VolumeSpec {
-                range: at_least(1 << 60),
-                ..spec("v")
-            },
+            changed(&|it| it.range = at_least(1 << 60)),
             "exhausted",
             "bytes asked",
         ),
         (
-            VolumeSpec {
-                range: at_least(i64::MAX as u64),
-                ..spec("v")
-            },
+            changed(&|it| it.range = at_least(i64::MAX as u64)),
             "out_of_range",
             "more than any volume",
         ),
         (
-            VolumeSpec {
-                source: Some(Source::Volume("default:no".into())),
-                ..spec("v")
-            },
+            source(Source::Volume("default:no".into())),
             "not_found",
             "default:no",
         ),
         (
-            VolumeSpec {
-                source: Some(Source::Snapshot("junk".into())),
-                ..spec("v")
-            },
+            source(Source::Snapshot("junk".into())),
             "not_found",
             "snapshot junk",
         ),

@@ -128,7 +128,7 @@ async fn snapshots_are_listed_by_page_and_source() {
 #[tokio::test]
 async fn capacity_is_what_is_free_here_less_the_reserve() {
     let bench = Bench::with(&["default"], |config| {
-        config.reserve = super::super::Reserve::Bytes(0)
+        config.reserve = super::super::Reserve::Bytes(0);
     });
     let ask = async |query: CapacityQuery| bench.local.capacity(&query).await;
     let query = CapacityQuery::default();

@@ -239,6 +239,13 @@ pub(super) fn spec_with(name: &str, parameters: &[(&str, &str)]) -> VolumeSpec {
     }
 }
 
+/// [`spec`] with a change.
+pub(super) fn but(name: &str, change: &dyn Fn(&mut VolumeSpec)) -> VolumeSpec {
+    let mut spec = spec(name);
+    change(&mut spec);
+    spec
+}
+
 pub(super) fn spec_from(name: &str, source: Source) -> VolumeSpec {
     VolumeSpec {
         source: Some(source),

@@ -195,6 +195,10 @@ fn records_come_back_as_they_were_written() {
 #[test]
 fn a_newer_or_other_record_is_not_read() {
     let text = String::from_utf8(encode(&volume_record()).unwrap()).unwrap();
+    assert_eq!(
+        super::super::check_volume_record(text.as_bytes()).unwrap(),
+        "default:a"
+    );
     let newer = text.replace("\"schema\": 1", "\"schema\": 2");
     refused(
         decode::<VolumeRecord>("x.json", newer.as_bytes()),
