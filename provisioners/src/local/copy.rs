@@ -45,8 +45,8 @@ pub(super) fn reflink(from: &File, to: &File) -> io::Result<bool> {
 }
 
 /// Copies the data of `from` over the empty file `to` and makes that as long; holes stay holes.
-/// Calls [`Ctx::check`] every 8 MiB.
-pub(super) fn copy_sparse(ctx: &Ctx, from: &File, to: &File, what: &Path) -> Result<()> {
+/// Calls [`Ctx::check`] every 8 MiB. Without `share` the copy gets blocks of its own: copy_file_range(2) may share them.
+pub(super) fn copy_sparse(ctx: &Ctx, from: &File, to: &File, what: &Path, share: bool) -> Result<()> {
     let length = from.metadata().map_err(|e| failed("looking at", what, e))?.len();
     to.set_len(length)
         .map_err(|e| failed("sizing the copy of", what, e))?;
@@ -57,7 +57,8 @@ pub(super) fn copy_sparse(ctx: &Ctx, from: &File, to: &File, what: &Path) -> Res
         let mut done = start;
         while done < end {
             ctx.check()?;
-            done += copy_some(from, to, done, (end - done).min(CHUNK)).map_err(|e| copying(what, e))?;
+            done +=
+                copy_some(from, to, done, (end - done).min(CHUNK), share).map_err(|e| copying(what, e))?;
             if length > CHUNK {
                 ctx.stage(format!("copying {} of {} MiB", done / MIB, length.div_ceil(MIB)));
             }
@@ -91,20 +92,23 @@ fn next_data(from: &File, at: u64, length: u64) -> io::Result<Option<(u64, u64)>
     Ok((start < length).then_some((start, end.min(length))))
 }
 
-fn copy_some(from: &File, to: &File, at: u64, length: u64) -> io::Result<u64> {
-    let (mut off_in, mut off_out) = (at, at);
+fn copy_some(from: &File, to: &File, at: u64, length: u64, share: bool) -> io::Result<u64> {
     let length = usize::try_from(length).unwrap_or(usize::MAX);
-    let copied = match copy_file_range(from, Some(&mut off_in), to, Some(&mut off_out), length) {
-        Ok(copied) => copied,
-        Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
+    let copied = match share.then(|| in_kernel(from, to, at, length)) {
+        None | Some(Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS)) => {
             through_memory(from, to, at, length)?
         }
-        Err(e) => return Err(e.into()),
+        Some(copied) => copied?,
     };
     match copied {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         copied => Ok(copied as u64),
     }
+}
+
+fn in_kernel(from: &File, to: &File, at: u64, length: usize) -> rustix::io::Result<usize> {
+    let (mut off_in, mut off_out) = (at, at);
+    copy_file_range(from, Some(&mut off_in), to, Some(&mut off_out), length)
 }
 
 fn through_memory(from: &File, to: &File, at: u64, length: usize) -> io::Result<usize> {

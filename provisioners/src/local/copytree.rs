@@ -33,10 +33,21 @@ const ROUNDS: u32 = 3;
 /// holes. Left out: sockets, which mean nothing without their process. Returns the moment the copy is of; what
 /// changes in all of three rounds: [`Error::Refused`].
 pub(super) fn copy_tree(ctx: &Ctx, source: &Path, target: &Path) -> Result<Moment> {
+    copy_in_rounds(ctx, source, target, || {})
+}
+
+/// As [`copy_tree`]; `copied` runs after every copy, before it is looked at what changed meanwhile.
+pub(super) fn copy_in_rounds(
+    ctx: &Ctx,
+    source: &Path,
+    target: &Path,
+    mut copied: impl FnMut(),
+) -> Result<Moment> {
     let mut changed = None;
     for round in 1..=ROUNDS {
         remove_tree(target)?;
         let began = TreeCopy::run(ctx, source, target)?;
+        copied();
         changed = changed_since(source, began)?;
         if changed.is_none() {
             return Ok(began);
@@ -223,7 +234,7 @@ impl TreeCopy<'_> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let to = File::from(openat(&level.to, name, flags, Mode::RUSR | Mode::WUSR)?);
         if now.len() > 0 && !reflink(&from, &to)? {
-            match copy_sparse(self.ctx, &from, &to, path) {
+            match copy_sparse(self.ctx, &from, &to, path, true) {
                 // Cut short meanwhile: the next round sees it.
                 Err(Error::Refused(_)) => {}
                 other => other?,

@@ -54,7 +54,7 @@ impl Store {
         let found = root.volume_at(key, target.clone())?;
         if found.is_some() {
             // A power loss took the link that was made with it.
-            root.link(key, &plan.dir_name)?;
+            root.index(key, &plan.dir_name)?;
         } else if target.symlink_metadata().is_ok() {
             return Err(collision(&target));
         }
@@ -155,9 +155,7 @@ impl Store {
         }
         ctx.check()?;
         let target = root.path.join(&plan.dir_name);
-        if plan.dir_name != *key {
-            root.link(key, &plan.dir_name)?;
-        }
+        root.index(key, &plan.dir_name)?;
         if !draft.publish(VOLUME_RECORD, &encode(&record)?, &data, &target)? {
             root.unlink(key)?;
             return Err(collision(&target));

@@ -35,7 +35,8 @@ impl Store {
     fn check_unused(&self, ctx: &Ctx, found: &Found<'_>) -> Result<()> {
         self.check_owner(&format!("volume {}", found.handle), &found.record.cluster)?;
         let nodes: Vec<_> = found.record.published.keys().map(String::as_str).collect();
-        if !nodes.is_empty() {
+        // Without attachment nobody could unpublish it any more; its users are asked for below.
+        if self.config.attach && !nodes.is_empty() {
             return Err(Error::Refused(format!(
                 "volume {} is published to {}; unpublish it there first",
                 found.handle,

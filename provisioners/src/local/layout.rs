@@ -27,7 +27,7 @@ const OWN_DIRS: [&str; 5] = ["index", "tmp", "trash", "snapshots", "groups"];
 pub(super) struct Root {
     pub(super) name: String,
     pub(super) path: PathBuf,
-    /// Held shared while this process may have unfinished work in `tmp`.
+    /// Our directory `tmp`, locked (flock(2), shared) while this process may have unfinished work in it.
     lock: OnceLock<File>,
 }
 
@@ -71,25 +71,20 @@ impl Root {
             }
             sync(&self.path.join(OWN))?;
             sync(&self.path)?;
+            self.path.parent().map_or(Ok(()), sync)?;
         }
         self.hold()
     }
 
     fn hold(&self) -> Result<()> {
         if self.lock.get().is_none() {
-            let file = self.open_lock()?;
-            flock(&file, FlockOperation::LockShared).map_err(|e| failed("locking", &self.path, e.into()))?;
+            let path = self.own("tmp");
+            let file = File::open(&path).map_err(|e| failed("opening", &path, e))?;
+            flock(&file, FlockOperation::LockShared).map_err(|e| failed("locking", &path, e.into()))?;
             // Another thread may have been faster; its lock is as good.
             let _ = self.lock.set(file);
         }
         Ok(())
-    }
-
-    fn open_lock(&self) -> Result<File> {
-        let path = self.own("lock");
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true).mode(0o600);
-        options.open(&path).map_err(|e| failed("opening", &path, e))
     }
 
     /// Runs `work` if no other process is using the root; `None` if one is.
@@ -129,16 +124,23 @@ impl Root {
         }
     }
 
-    /// Makes the index link that a volume needs whose directory is not named like its key.
-    pub(super) fn link(&self, key: &str, dir_name: &str) -> Result<()> {
-        let link = self.own("index").join(key);
-        remove_file(&link)?;
-        std::os::unix::fs::symlink(dir_name, &link).map_err(|e| failed("linking", &link, e))
+    /// Makes the index right for a volume in this directory: a link, or none where the directory is named like the
+    /// key. A link that an earlier try left is replaced; that there is none any more is durable at once.
+    pub(super) fn index(&self, key: &str, dir_name: &str) -> Result<()> {
+        let index = self.own("index");
+        let link = index.join(key);
+        let stale = remove_file(&link)?;
+        if dir_name != key {
+            std::os::unix::fs::symlink(dir_name, &link).map_err(|e| failed("linking", &link, e))?;
+        } else if stale {
+            sync(&index)?;
+        }
+        Ok(())
     }
 
-    /// Removes it, if there is one.
+    /// Removes a volume's link, if there is one.
     pub(super) fn unlink(&self, key: &str) -> Result<()> {
-        remove_file(&self.own("index").join(key))
+        remove_file(&self.own("index").join(key)).map(drop)
     }
 }
 
@@ -245,10 +247,11 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> Result<bool> {
     }
 }
 
-/// Removes a file or link; one that does not exist is fine.
-pub(super) fn remove_file(path: &Path) -> Result<()> {
+/// Removes a file or link; whether there was one.
+pub(super) fn remove_file(path: &Path) -> Result<bool> {
     match fs::remove_file(path) {
-        Err(e) if !is_absent(&e) => Err(failed("removing", path, e)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(e) if is_absent(&e) => Ok(false),
+        Err(e) => Err(failed("removing", path, e)),
     }
 }

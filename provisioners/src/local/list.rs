@@ -25,13 +25,10 @@ impl Store {
     }
 
     /// A volume for the listing; a damaged one is shown as that. `None`: something that is not ours.
-    fn list_one(&self, root: &Root, key: &str) -> Result<Option<Volume>> {
+    fn list_one(&self, root: &Root, key: &str) -> Option<Volume> {
         match root.find_volume(key) {
-            Ok(found) => Ok(found.map(|found| self.show(&found))),
-            Err(error @ (Error::Corrupt { .. } | Error::Refused(_))) => {
-                Ok(Some(self.damaged(root, key, &error)))
-            }
-            Err(other) => Err(other),
+            Ok(found) => found.map(|found| self.show(&found)),
+            Err(error) => Some(self.damaged(root, key, &error)),
         }
     }
 
@@ -63,13 +60,12 @@ impl Store {
         let one = |root: &Root, key: &str| match self.find_snapshot(root, key) {
             Ok(found) => {
                 let found = found.filter(|found| source.is_none_or(|id| id.0 == found.record.source));
-                Ok(found.map(|found| found.show()))
+                found.map(|found| found.show())
             }
-            Err(error @ (Error::Corrupt { .. } | Error::Refused(_))) => {
+            Err(error) => {
                 tracing::warn!(%error, "a snapshot is left out of the listing");
-                Ok(None)
+                None
             }
-            Err(other) => Err(other),
         };
         self.page(after, max, snapshot_keys, one, |snapshot| snapshot.id.0.clone())
     }
@@ -80,7 +76,7 @@ impl Store {
         after: Option<&str>,
         max: usize,
         keys: impl Fn(&Root) -> Result<Vec<String>>,
-        one: impl Fn(&Root, &str) -> Result<Option<T>>,
+        one: impl Fn(&Root, &str) -> Option<T>,
         handle: impl Fn(&T) -> String,
     ) -> Result<Page<T>> {
         if let Some(after) = after {
@@ -95,7 +91,7 @@ impl Store {
                 if after.is_some_and(|after| format!("{}:{key}", root.name).as_str() <= after) {
                     continue;
                 }
-                let Some(item) = one(root, &key)? else { continue };
+                let Some(item) = one(root, &key) else { continue };
                 if max != 0 && items.len() == max {
                     let next = items.last().map(handle);
                     return Ok(Page { items, next });

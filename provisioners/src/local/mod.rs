@@ -53,6 +53,7 @@ mod tests;
 
 pub use config::{LocalConfig, Reserve};
 pub use handle::{Handle, parse_handle};
+pub use record::check_volume_record;
 
 use plan::Plan;
 use store::Store;

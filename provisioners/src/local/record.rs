@@ -188,6 +188,11 @@ pub(super) fn decode<T: Record>(what: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))
 }
 
+/// Checks the bytes of a volume's record (`volume.json`) and returns the handle in it. Damaged: [`Error::Corrupt`].
+pub fn check_volume_record(bytes: &[u8]) -> Result<String> {
+    decode::<VolumeRecord>("the record", bytes).map(|record| record.id)
+}
+
 /// Reads a record's file; `None` when there is none.
 pub(super) fn load<T: Record>(path: &Path) -> Result<Option<T>> {
     let what = path.display().to_string();

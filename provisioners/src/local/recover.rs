@@ -23,15 +23,15 @@ impl Store {
         Ok(done)
     }
 
+    /// What cannot be cleaned up is said and left, so that it keeps nobody from using the rest.
     fn recover_root(&self, root: &Root, done: &mut Vec<String>) -> Result<()> {
         for name in names(&root.own("groups"), fs::FileType::is_file)? {
-            if let Some(key) = name.strip_suffix(".pending")
-                && self.finish_pending(root, key)?
-            {
-                done.push(format!(
+            if let Some(key) = name.strip_suffix(".pending") {
+                let what = format!(
                     "removed the snapshots of the incomplete group {}:{key}",
                     root.name
-                ));
+                );
+                done.push(outcome(what, self.finish_pending(root, key).map(drop)));
             }
         }
         for (dir, what) in [
@@ -39,11 +39,17 @@ impl Store {
             ("tmp", "removed the half made"),
         ] {
             for name in names(&root.own(dir), |_| true)? {
-                let path = root.own(dir).join(&name);
-                remove_tree(&path)?;
-                done.push(format!("{what} {name} in root {}", root.name));
+                let what = format!("{what} {name} in root {}", root.name);
+                done.push(outcome(what, remove_tree(&root.own(dir).join(&name))));
             }
         }
         Ok(())
+    }
+}
+
+fn outcome(what: String, result: Result<()>) -> String {
+    match result {
+        Ok(()) => what,
+        Err(error) => format!("could not be done: {what}: {error}"),
     }
 }

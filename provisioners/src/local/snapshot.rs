@@ -233,7 +233,7 @@ impl Store {
             .blocks()
             * 512;
         Space::of(to_path, self.config.reserve)?.check(allocated, to_path)?;
-        copy_sparse(ctx, from, to, to_path)
+        copy_sparse(ctx, from, to, to_path, share)
     }
 }
 
