@@ -54,7 +54,12 @@ pub fn freeze(tools: &Tools, state: &Path, targets: &[PathBuf], limit: Duration)
         drop::<ChildStdin>(stdin);
         over
     });
-    let mut frozen = Frozen { child, release: Some(release), watch: Some(watch), marker };
+    let mut frozen = Frozen {
+        child,
+        release: Some(release),
+        watch: Some(watch),
+        marker,
+    };
     frozen.wait_until_frozen()?;
     Ok(frozen)
 }
@@ -70,13 +75,20 @@ fn start(tools: &Tools, targets: &[PathBuf]) -> Result<(Child, ChildStdin)> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| Error::io("starting the freeze of a file system", e))?;
-    let stdin = child.stdin.take().ok_or_else(|| Error::Internal("the child has no input".into()))?;
+    let stdin = child
+        .stdin
+        .take()
+        .ok_or_else(|| Error::Internal("the child has no input".into()))?;
     Ok((child, stdin))
 }
 
 impl Frozen {
     fn wait_until_frozen(&mut self) -> Result<()> {
-        let stdout = self.child.stdout.take().ok_or_else(|| Error::Internal("the child has no output".into()))?;
+        let stdout = self
+            .child
+            .stdout
+            .take()
+            .ok_or_else(|| Error::Internal("the child has no output".into()))?;
         let mut line = String::new();
         let read = BufReader::new(stdout).read_line(&mut line);
         if read.is_ok() && line.trim() == "frozen" {
@@ -89,18 +101,31 @@ impl Frozen {
         // The child has thawed what it froze, so the marker has no more to say.
         let _ = self.thaw();
         let _ = fs::remove_file(&self.marker);
-        Err(Error::Refused(format!("the file system cannot be frozen for a consistent copy: {}", words.trim())))
+        Err(Error::Refused(format!(
+            "the file system cannot be frozen for a consistent copy: {}",
+            words.trim()
+        )))
     }
 
     /// Thaws; `Ok(true)` when the time had been over before.
     fn thaw(&mut self) -> Result<bool> {
         drop(self.release.take());
-        let over = self.watch.take().is_some_and(|watch| watch.join().unwrap_or(true));
-        let status = self.child.wait().map_err(|e| Error::io("waiting for the thaw", e))?;
+        let over = self
+            .watch
+            .take()
+            .is_some_and(|watch| watch.join().unwrap_or(true));
+        let status = self
+            .child
+            .wait()
+            .map_err(|e| Error::io("waiting for the thaw", e))?;
         if !status.success() {
-            return Err(Error::Internal(format!("a file system could not be thawed ({status}); see {}", self.marker.display())));
+            return Err(Error::Internal(format!(
+                "a file system could not be thawed ({status}); see {}",
+                self.marker.display()
+            )));
         }
-        fs::remove_file(&self.marker).map_err(|e| Error::io(format!("removing {}", self.marker.display()), e))?;
+        fs::remove_file(&self.marker)
+            .map_err(|e| Error::io(format!("removing {}", self.marker.display()), e))?;
         Ok(over)
     }
 }
@@ -108,7 +133,9 @@ impl Frozen {
 impl Quiesced for Frozen {
     fn resume(mut self: Box<Self>) -> Result<()> {
         if self.thaw()? {
-            return Err(Error::Deadline("the copy took longer than a file system may stand still".into()));
+            return Err(Error::Deadline(
+                "the copy took longer than a file system may stand still".into(),
+            ));
         }
         Ok(())
     }

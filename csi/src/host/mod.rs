@@ -79,7 +79,10 @@ impl Host {
     pub fn check(&self) -> Result<()> {
         let control = Path::new("/dev/loop-control");
         if !control.exists() {
-            return Err(Error::Refused(format!("{} is not there; load the kernel module loop", control.display())));
+            return Err(Error::Refused(format!(
+                "{} is not there; load the kernel module loop",
+                control.display()
+            )));
         }
         ["mkfs.ext4", "e2fsck", "resize2fs", "blockdev", "fsfreeze", "sh"]
             .into_iter()
@@ -94,14 +97,19 @@ impl Host {
             return Ok(volume.size);
         };
         let device = loopdev::find(backing)?.ok_or_else(|| {
-            Error::NotFound(format!("volume_path: the volume at {} is not attached to this node", path.display()))
+            Error::NotFound(format!(
+                "volume_path: the volume at {} is not attached to this node",
+                path.display()
+            ))
         })?;
         if loopdev::size(&device)? != volume.size {
             ctx.stage("growing the device");
             loopdev::grow(&device)?;
         }
         let mount = mounts::on(&path)?.pop();
-        let mount = mount.ok_or_else(|| Error::NotFound(format!("volume_path: nothing is mounted on {}", path.display())))?;
+        let mount = mount.ok_or_else(|| {
+            Error::NotFound(format!("volume_path: nothing is mounted on {}", path.display()))
+        })?;
         if mounts::bound_device(&mount).is_none() {
             self.grow_mounted(ctx, &device, &path, &mount.fs_type)?;
         }
@@ -119,10 +127,15 @@ impl Host {
         let mut done = freeze::recover(&self.tools, &self.state)?;
         for (device, file) in loopdev::all()? {
             let orphan = file.to_string_lossy().ends_with("/disk.img (deleted)");
-            let unused = || Ok::<_, Error>(device::mounts(&device)?.is_empty() && device::binds(&device)?.is_empty());
+            let unused =
+                || Ok::<_, Error>(device::mounts(&device)?.is_empty() && device::binds(&device)?.is_empty());
             if orphan && unused()? && mounts::open_below(&device, 1).is_empty() {
                 loopdev::detach(&device)?;
-                done.push(format!("detached {}: its file {} is gone", device.display(), file.display()));
+                done.push(format!(
+                    "detached {}: its file {} is gone",
+                    device.display(),
+                    file.display()
+                ));
             }
         }
         Ok(done)

@@ -61,7 +61,9 @@ impl Mount {
 
 /// Parses a whole table. A line that is none: an error with its number.
 pub fn parse(table: &[u8]) -> Result<Vec<Mount>> {
-    lines(table).map(|(number, line)| mount(line).ok_or_else(|| bad(number, line))).collect()
+    lines(table)
+        .map(|(number, line)| mount(line).ok_or_else(|| bad(number, line)))
+        .collect()
 }
 
 /// The mounts that `wanted` chooses by their target and device, without building the others.
@@ -71,7 +73,9 @@ pub fn select(table: &[u8], wanted: impl Fn(&Path, (u32, u32)) -> bool) -> Resul
     for (number, line) in lines(table) {
         let mut fields = line.splitn(6, |b| *b == b' ').skip(2);
         let head = (fields.next(), fields.next(), fields.next());
-        let (Some(device), Some(_), Some(target)) = head else { return Err(bad(number, line)) };
+        let (Some(device), Some(_), Some(target)) = head else {
+            return Err(bad(number, line));
+        };
         let device = device_number(device).ok_or_else(|| bad(number, line))?;
         let chosen = if target.contains(&b'\\') {
             wanted(&unescape(target), device)
@@ -86,7 +90,11 @@ pub fn select(table: &[u8], wanted: impl Fn(&Path, (u32, u32)) -> bool) -> Resul
 }
 
 fn lines(table: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
-    table.split(|b| *b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()).map(|(i, line)| (i + 1, line))
+    table
+        .split(|b| *b == b'\n')
+        .enumerate()
+        .filter(|(_, line)| !line.is_empty())
+        .map(|(i, line)| (i + 1, line))
 }
 
 fn bad(number: usize, line: &[u8]) -> Error {
@@ -106,14 +114,29 @@ fn mount(line: &[u8]) -> Option<Mount> {
             b"-" => break,
             b"unbindable" => propagation.unbindable = true,
             _ => {
-                propagation.shared = propagation.shared.or(field.strip_prefix(b"shared:").and_then(number));
-                propagation.master = propagation.master.or(field.strip_prefix(b"master:").and_then(number));
+                propagation.shared = propagation
+                    .shared
+                    .or(field.strip_prefix(b"shared:").and_then(number));
+                propagation.master = propagation
+                    .master
+                    .or(field.strip_prefix(b"master:").and_then(number));
             }
         }
     }
     let (fs_type, source, super_options) = (text(fields.next()?), unescape(fields.next()?), fields.next()?);
     let (source, super_options) = (source.into_os_string(), text(super_options));
-    Some(Mount { id, parent, device, root, target, options, propagation, fs_type, source, super_options })
+    Some(Mount {
+        id,
+        parent,
+        device,
+        root,
+        target,
+        options,
+        propagation,
+        fs_type,
+        source,
+        super_options,
+    })
 }
 
 fn number(field: &[u8]) -> Option<u64> {

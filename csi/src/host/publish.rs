@@ -42,15 +42,23 @@ impl Host {
     fn publish_mount(&self, r: &PublishRequest<'_>, staging: &Path, target: &Path) -> Result<()> {
         let staged = mounts::on(staging)?.pop().ok_or_else(|| {
             let staging = staging.display();
-            Error::Refused(format!("volume {} is not staged at {staging}; call NodeStageVolume first", r.id))
+            Error::Refused(format!(
+                "volume {} is not staged at {staging}; call NodeStageVolume first",
+                r.id
+            ))
         })?;
         let same = |m: &Mount| m.device == staged.device && m.root == staged.root;
         if let Some(mount) = mounts::on(target)?.pop() {
             return self.accept(&mount, same(&mount), r, target);
         }
         let all = mountinfo::parse(&mounts::table()?)?;
-        let others = all.iter().filter(|m| same(m) && m.target != staging && m.target != *target);
-        let others: Vec<_> = others.map(|m| m.target.clone()).filter(|t| !is_source(r.volume, t)).collect();
+        let others = all
+            .iter()
+            .filter(|m| same(m) && m.target != staging && m.target != *target);
+        let others: Vec<_> = others
+            .map(|m| m.target.clone())
+            .filter(|t| !is_source(r.volume, t))
+            .collect();
         one_pod_only(r, &others)?;
         self.paths.make("target_path", target, Kind::Directory)?;
         self.bind(staging, target, r.read_only)
@@ -62,7 +70,10 @@ impl Host {
             return Err(Error::invalid("volume_capability", problem));
         };
         let device = loopdev::find(path)?.ok_or_else(|| {
-            Error::Refused(format!("volume {} is not attached to this node; call NodeStageVolume first", r.id))
+            Error::Refused(format!(
+                "volume {} is not attached to this node; call NodeStageVolume first",
+                r.id
+            ))
         })?;
         device::check_size(r.id, &device, r.volume.size)?;
         let device_read_only = is_device_read_only(&device);
@@ -70,7 +81,10 @@ impl Host {
             let same = mounts::bound_device(&mount).is_some_and(|d| d == device);
             return accept(same, device_read_only, r, target, &mount);
         }
-        let others: Vec<_> = device::binds(&device)?.into_iter().filter(|t| t != target).collect();
+        let others: Vec<_> = device::binds(&device)?
+            .into_iter()
+            .filter(|t| t != target)
+            .collect();
         one_pod_only(r, &others)?;
         if device_read_only != r.read_only {
             self.set_read_only(ctx, r, &device, &others)?;
@@ -81,7 +95,13 @@ impl Host {
 
     /// A bind mount of a device's node does not keep writers off the device, so the device itself is made read only;
     /// all who use it share that.
-    fn set_read_only(&self, ctx: &Ctx, r: &PublishRequest<'_>, device: &Path, others: &[PathBuf]) -> Result<()> {
+    fn set_read_only(
+        &self,
+        ctx: &Ctx,
+        r: &PublishRequest<'_>,
+        device: &Path,
+        others: &[PathBuf],
+    ) -> Result<()> {
         let wanted = if r.read_only { "read-only" } else { "read-write" };
         if let Some(other) = others.first() {
             return Err(Error::Refused(format!(
@@ -91,7 +111,9 @@ impl Host {
             )));
         }
         let flag = if r.read_only { "--setro" } else { "--setrw" };
-        self.tools.must(ctx, "blockdev", &[flag.as_ref(), device.as_os_str()]).map(drop)
+        self.tools
+            .must(ctx, "blockdev", &[flag.as_ref(), device.as_os_str()])
+            .map(drop)
     }
 
     /// Binds, and remembers on disk that a read-only bind is under way: the kernel makes it in two steps, and a crash
@@ -100,12 +122,17 @@ impl Host {
         if !read_only {
             return mounts::bind(source, target, false);
         }
+        let marker = self.begin_read_only(target)?;
+        mounts::bind(source, target, true)?;
+        fs::remove_file(&marker).map_err(|e| Error::io(format!("removing {}", marker.display()), e))
+    }
+
+    pub(super) fn begin_read_only(&self, target: &Path) -> Result<PathBuf> {
         let marker = self.marker(target);
         fs::create_dir_all(self.state.join("read-only"))
             .and_then(|()| fs::write(&marker, target.as_os_str().as_encoded_bytes()))
             .map_err(|e| Error::io(format!("writing {}", marker.display()), e))?;
-        mounts::bind(source, target, true)?;
-        fs::remove_file(&marker).map_err(|e| Error::io(format!("removing {}", marker.display()), e))
+        Ok(marker)
     }
 
     fn marker(&self, target: &Path) -> PathBuf {
@@ -118,7 +145,8 @@ impl Host {
         let marker = self.marker(target);
         if same && r.read_only && marker.exists() {
             mounts::make_read_only(target)?;
-            return fs::remove_file(&marker).map_err(|e| Error::io(format!("removing {}", marker.display()), e));
+            return fs::remove_file(&marker)
+                .map_err(|e| Error::io(format!("removing {}", marker.display()), e));
         }
         accept(same, mount.is_read_only(), r, target, mount)
     }
@@ -134,28 +162,41 @@ impl Host {
 }
 
 /// A target that has a mount already: the same volume in the same way is success, all else ALREADY_EXISTS.
-fn accept(same: bool, is_read_only: bool, r: &PublishRequest<'_>, target: &Path, mount: &Mount) -> Result<()> {
+fn accept(
+    same: bool,
+    is_read_only: bool,
+    r: &PublishRequest<'_>,
+    target: &Path,
+    mount: &Mount,
+) -> Result<()> {
     let way = |read_only| if read_only { "read-only" } else { "read-write" };
     let target = target.display();
     if !same {
         let source = mount.source.to_string_lossy();
-        return Err(Error::AlreadyExists(format!("{target} has something else mounted on it ({source})")));
+        return Err(Error::AlreadyExists(format!(
+            "{target} has something else mounted on it ({source})"
+        )));
     }
     if is_read_only == r.read_only {
         return Ok(());
     }
     let (is, wanted) = (way(is_read_only), way(r.read_only));
-    Err(Error::AlreadyExists(format!("{target}: volume {} is published {is} there and was asked {wanted}", r.id)))
+    Err(Error::AlreadyExists(format!(
+        "{target}: volume {} is published {is} there and was asked {wanted}",
+        r.id
+    )))
 }
 
 /// SINGLE_NODE_SINGLE_WRITER: one target on the node.
 fn one_pod_only(r: &PublishRequest<'_>, others: &[PathBuf]) -> Result<()> {
     match others.first() {
-        Some(other) if r.capability.mode == AccessMode::SingleNodeSingleWriter => Err(Error::Refused(format!(
-            "volume {} is published at {}, and its access mode allows one pod only",
-            r.id,
-            other.display()
-        ))),
+        Some(other) if r.capability.mode == AccessMode::SingleNodeSingleWriter => {
+            Err(Error::Refused(format!(
+                "volume {} is published at {}, and its access mode allows one pod only",
+                r.id,
+                other.display()
+            )))
+        }
         _ => Ok(()),
     }
 }

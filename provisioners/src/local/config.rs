@@ -10,7 +10,7 @@ use super::handle::is_root_name;
 use crate::{Error, NodeId, Result, parse_size};
 
 /// The size of a volume for which none is asked: 1 GiB.
-const DEFAULT_SIZE: u64 = 1 << 30;
+pub const DEFAULT_SIZE: u64 = 1 << 30;
 /// What the default reserve never exceeds: 1 GiB.
 const DEFAULT_RESERVE_MAX: u64 = 1 << 30;
 
@@ -74,6 +74,14 @@ impl Reserve {
             }
             None => parse_size(text).map(Self::Bytes).map_err(|_| wrong()),
         }
+    }
+}
+
+impl std::str::FromStr for Reserve {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text).map_err(|problem| Error::invalid("reserve", problem))
     }
 }
 

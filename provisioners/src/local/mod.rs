@@ -51,7 +51,7 @@ mod xattrs;
 #[cfg(test)]
 mod tests;
 
-pub use config::{LocalConfig, Reserve};
+pub use config::{DEFAULT_SIZE, LocalConfig, Reserve};
 pub use handle::{Handle, parse_handle};
 pub use record::check_volume_record;
 

@@ -6,9 +6,9 @@ use super::Local;
 use super::store::Store;
 use crate::{
     Attachment, Capacity, CapacityQuery, CapacityRange, CapacityReport, Clones, Ctx, ExpandOutcome,
-    Expansion, GroupSnapshot, GroupSnapshots, GroupSpec, Listing, Modify, NodeAccess, NodeId, NodeVolume,
-    Page, Placement, PublishRequest, Result, Snapshot, SnapshotId, SnapshotSpec, Snapshots, StringMap,
-    Topology, Volume, VolumeId,
+    Expansion, GroupSnapshot, GroupSnapshots, GroupSpec, Listing, Modify, NodeAccess, NodeId, NodeRequest,
+    NodeVolume, Page, Placement, PublishRequest, Result, Snapshot, SnapshotId, SnapshotSpec, Snapshots,
+    StringMap, Topology, Volume, VolumeId,
 };
 
 #[async_trait]
@@ -123,8 +123,8 @@ impl Placement for Local {
 
 #[async_trait]
 impl NodeAccess for Local {
-    async fn access(&self, id: &VolumeId, _: &StringMap, _: &StringMap) -> Result<NodeVolume> {
-        let id = id.clone();
+    async fn access(&self, request: &NodeRequest<'_>) -> Result<NodeVolume> {
+        let id = request.id.clone();
         self.run(move |store| store.access(&id)).await
     }
 

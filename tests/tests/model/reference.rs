@@ -48,14 +48,36 @@ pub struct Model {
 /// One call, or something that happens to the driver.
 #[derive(Debug, Clone)]
 pub enum Call {
-    Create { name: u8, mib: i64, directory: bool },
-    CreateFrom { name: u8, source: Source, more: i64 },
-    Delete { name: u8 },
-    Snapshot { name: u8, of: u8 },
-    DeleteSnapshot { name: u8 },
-    Expand { name: u8, mib: i64 },
-    Attach { name: u8 },
-    Detach { name: u8 },
+    Create {
+        name: u8,
+        mib: i64,
+        directory: bool,
+    },
+    CreateFrom {
+        name: u8,
+        source: Source,
+        more: i64,
+    },
+    Delete {
+        name: u8,
+    },
+    Snapshot {
+        name: u8,
+        of: u8,
+    },
+    DeleteSnapshot {
+        name: u8,
+    },
+    Expand {
+        name: u8,
+        mib: i64,
+    },
+    Attach {
+        name: u8,
+    },
+    Detach {
+        name: u8,
+    },
     /// The driver's process ends and another starts on the same files.
     Restart,
 }
@@ -103,7 +125,9 @@ impl ReferenceStateMachine for Model {
             2 => (0..6_u8).prop_map(|n| Some(Fault::FailsAt(n))),
             1 => (0..3000_u16).prop_map(|us| Some(Fault::CallerLeaves(us))),
         ];
-        (call, fault).prop_map(|(call, fault)| Step { call, fault }).boxed()
+        (call, fault)
+            .prop_map(|(call, fault)| Step { call, fault })
+            .boxed()
     }
 
     fn apply(mut state: Self, step: &Step) -> Self {
@@ -129,7 +153,16 @@ impl Model {
         match *call {
             Call::Create { name, mib, directory } => {
                 self.contents += 1;
-                self.create(name, Volume { mib, directory, source: None, content: self.contents, attached: false })
+                self.create(
+                    name,
+                    Volume {
+                        mib,
+                        directory,
+                        source: None,
+                        content: self.contents,
+                        attached: false,
+                    },
+                )
             }
             Call::CreateFrom { name, source, more } => self.create_from(name, source, more),
             Call::Delete { name } => match self.volumes.get(&name) {
@@ -157,7 +190,9 @@ impl Model {
     fn create(&mut self, name: u8, wanted: Volume) -> Answer {
         match self.volumes.get(&name) {
             None => done(self.volumes.insert(name, wanted)),
-            Some(v) if v.directory == wanted.directory && v.source == wanted.source && v.mib >= wanted.mib => {
+            Some(v)
+                if v.directory == wanted.directory && v.source == wanted.source && v.mib >= wanted.mib =>
+            {
                 Answer::Done
             }
             Some(_) => Answer::AlreadyExists,
@@ -169,18 +204,44 @@ impl Model {
             Source::Snapshot(s) => self.snapshots.get(&s).map(|s| (s.mib, s.directory, s.content)),
             Source::Volume(v) => self.volumes.get(&v).map(|v| (v.mib, v.directory, v.content)),
         };
-        let Some((mib, directory, content)) = found else { return Answer::NotFound };
-        self.create(name, Volume { mib: mib + more, directory, source: Some(source), content, attached: false })
+        let Some((mib, directory, content)) = found else {
+            return Answer::NotFound;
+        };
+        self.create(
+            name,
+            Volume {
+                mib: mib + more,
+                directory,
+                source: Some(source),
+                content,
+                attached: false,
+            },
+        )
     }
 
     fn snapshot(&mut self, name: u8, of: u8) -> Answer {
-        let Some(volume) = self.volumes.get(&of) else { return Answer::NotFound };
+        let Some(volume) = self.volumes.get(&of) else {
+            return Answer::NotFound;
+        };
         match self.snapshots.get(&name) {
             Some(snapshot) if snapshot.of == of => Answer::Done,
             Some(_) => Answer::AlreadyExists,
             None => {
-                let Volume { mib, directory, content, .. } = *volume;
-                done(self.snapshots.insert(name, Snapshot { of, mib, directory, content }))
+                let Volume {
+                    mib,
+                    directory,
+                    content,
+                    ..
+                } = *volume;
+                done(self.snapshots.insert(
+                    name,
+                    Snapshot {
+                        of,
+                        mib,
+                        directory,
+                        content,
+                    },
+                ))
             }
         }
     }

@@ -65,7 +65,7 @@ async fn an_expansion_that_was_killed_half_way_is_completed() {
         .unwrap()
         .set_len(32 * MIB)
         .unwrap();
-    let node = bench.local.access(&id, &map(&[]), &map(&[])).await.unwrap();
+    let node = bench.access(&id).await.unwrap();
     assert_eq!(node.size, 32 * MIB);
     assert_eq!(expand(&bench, &id, 32 * MIB, 0).await.unwrap().capacity, 32 * MIB);
     assert_eq!(bench.local.get(&id).await.unwrap().capacity, 32 * MIB);
@@ -150,7 +150,7 @@ async fn only_what_can_change_is_modified() {
 
     let file = bench.make("v").await.id;
     modify(&file, &[("mode", "0711")]).await.unwrap();
-    let node = bench.local.access(&file, &map(&[]), &map(&[])).await.unwrap();
+    let node = bench.access(&file).await.unwrap();
     assert_eq!(node.root_mode, Some(0o711));
     refused(
         modify(&file, &[("uid", "1")]).await,

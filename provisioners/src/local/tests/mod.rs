@@ -115,6 +115,18 @@ pub(super) struct Bench {
 }
 
 impl Bench {
+    /// NodeAccess of a volume, by a call without context.
+    pub(super) async fn access(&self, id: &VolumeId) -> Result<NodeVolume> {
+        let (none, secrets) = (StringMap::new(), crate::Secrets::default());
+        let wish = crate::NodeRequest {
+            id,
+            context: &none,
+            publish_context: &none,
+            secrets: &secrets,
+        };
+        self.local.access(&wish).await
+    }
+
     /// With one root, `default`.
     pub(super) fn new() -> Self {
         Self::with(&["default"], |_| {})

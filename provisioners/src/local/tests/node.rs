@@ -1,7 +1,7 @@
 use super::*;
 
 async fn access(bench: &Bench, id: &VolumeId) -> Result<crate::NodeVolume> {
-    bench.local.access(id, &map(&[]), &map(&[])).await
+    bench.access(id).await
 }
 
 #[tokio::test]

@@ -165,11 +165,7 @@ async fn restoring_gives_the_data_and_can_be_larger() {
         std::fs::read(bench.root().join("v/disk.img")).unwrap()
     );
     assert!(image.metadata().unwrap().blocks() * 512 >= 20 * MIB);
-    let node = bench
-        .local
-        .access(&larger.id, &map(&[]), &map(&[]))
-        .await
-        .unwrap();
+    let node = bench.access(&larger.id).await.unwrap();
     assert_eq!(
         (node.formatted.as_deref(), node.formatting),
         (Some("ext4"), false)

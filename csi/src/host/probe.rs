@@ -1,0 +1,162 @@
+//! What is on a device: read by ourselves, because a program's "nothing found" and its "could not read" look alike.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use provisioners::{Error, Result};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use super::signatures::{self, Class, SIGNATURES};
+
+/// Head and tail that are always read, in bytes.
+const ENDS: u64 = 4 << 20;
+/// A device up to this size is read whole when nothing tells where its holes are.
+const WHOLE: u64 = 256 << 20;
+const CHUNK: usize = 256 << 10;
+
+/// What a device holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Provably nothing: what was read is zero, and the rest is a hole.
+    Blank,
+    /// A signature that we know.
+    Known {
+        /// What it belongs to, such as `xfs`.
+        name: &'static str,
+        /// Which kind of thing that is.
+        class: Class,
+    },
+    /// Bytes that are not zero and that we do not know.
+    Unknown {
+        /// The offset of the first of them.
+        offset: u64,
+        /// Some of them, in hexadecimal.
+        bytes: String,
+    },
+}
+
+impl Content {
+    /// A text for a message.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Blank => "nothing".into(),
+            Self::Known {
+                name,
+                class: Class::FileSystem,
+            } => format!("a file system ({name})"),
+            Self::Known { name, .. } => (*name).into(),
+            Self::Unknown { offset, bytes } => format!("unknown data at byte {offset} ({bytes})"),
+        }
+    }
+}
+
+/// Looks at a device of `size` bytes. `backing` is the sparse file behind a loop device: its holes need no reading,
+/// and all the rest of it is read. Without it head, tail and the places of all signatures are read, and all of a
+/// small device. What cannot be read is [`Error::Refused`]: it is never taken for blank.
+pub fn probe(device: &File, size: u64, backing: Option<&File>) -> Result<Content> {
+    if let Some(known) = signature(device, size)? {
+        return Ok(known);
+    }
+    let data = match backing {
+        Some(file) => data_extents(file, size)?,
+        None if size <= WHOLE => vec![(0, size)],
+        None => vec![(0, ENDS), (size - ENDS, size)],
+    };
+    for (from, to) in data {
+        if let Some(offset) = first_nonzero(device, from, to)? {
+            let mut bytes = vec![0; usize::try_from((size - offset).min(16)).unwrap_or(16)];
+            read(device, offset, &mut bytes)?;
+            let bytes = bytes
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect::<Vec<_>>()
+                .join(" ");
+            return Ok(Content::Unknown { offset, bytes });
+        }
+    }
+    Ok(Content::Blank)
+}
+
+fn signature(device: &File, size: u64) -> Result<Option<Content>> {
+    for s in SIGNATURES {
+        let Some(offset) = s.at.offset(size) else { continue };
+        if offset + s.magic.len() as u64 > size {
+            continue;
+        }
+        let mut bytes = vec![0; s.magic.len()];
+        read(device, offset, &mut bytes)?;
+        if bytes == s.magic {
+            return Ok(Some(Content::Known {
+                name: s.name,
+                class: s.class,
+            }));
+        }
+    }
+    let mut head = vec![0; usize::try_from(size.min(2048)).unwrap_or(2048)];
+    read(device, 0, &mut head)?;
+    if let Some(name) = head.get(1024..).and_then(signatures::ext) {
+        return Ok(Some(Content::Known {
+            name,
+            class: Class::FileSystem,
+        }));
+    }
+    if signatures::is_mbr(&head) {
+        return Ok(Some(Content::Known {
+            name: "MBR partition table",
+            class: Class::PartitionTable,
+        }));
+    }
+    Ok(None)
+}
+
+/// Where a sparse file has data (lseek(2), SEEK_DATA). A file system that cannot tell says that all of it is data.
+fn data_extents(file: &File, size: u64) -> Result<Vec<(u64, u64)>> {
+    let (mut extents, mut at) = (Vec::new(), 0);
+    let failed = |e: Errno| {
+        Error::Refused(format!(
+            "the holes of the backing file could not be found: {e}; not formatting"
+        ))
+    };
+    while at < size {
+        let from = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(vec![(0, size)]),
+            other => other.map_err(failed)?,
+        };
+        if from >= size {
+            break;
+        }
+        let to = rustix::fs::seek(file, SeekFrom::Hole(from))
+            .map_err(failed)?
+            .min(size);
+        extents.push((from, to));
+        at = to;
+    }
+    Ok(extents)
+}
+
+fn first_nonzero(device: &File, from: u64, to: u64) -> Result<Option<u64>> {
+    let (mut at, mut buffer) = (from, vec![0; CHUNK]);
+    while at < to {
+        let length = usize::try_from(to - at).unwrap_or(CHUNK).min(CHUNK);
+        read(device, at, &mut buffer[..length])?;
+        if let Some(i) = buffer[..length].iter().position(|b| *b != 0) {
+            return Ok(Some(at + i as u64));
+        }
+        at += length as u64;
+    }
+    Ok(None)
+}
+
+fn read(device: &File, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    device.read_exact_at(buffer, offset).map_err(|error| {
+        Error::Refused(format!(
+            "the device could not be read at byte {offset}: {error}; not formatting what may hold data"
+        ))
+    })
+}
+
+#[cfg(test)]
+#[path = "probe_tests.rs"]
+mod tests;
