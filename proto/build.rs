@@ -13,19 +13,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={PROTO}");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler
-        .include_imports(true)
-        .include_source_info(true)
-        .open_file("csi.proto")?;
+    compiler.include_imports(true).include_source_info(true).open_file("csi.proto")?;
     // `file_descriptor_set()` drops the options that csi.proto declares; the encoded form keeps them.
     let encoded = compiler.encode_file_descriptor_set();
     fs::write(out.join("csi.descriptor.bin"), &encoded)?;
 
     let pool = DescriptorPool::decode(encoded.as_slice())?;
-    let secret: Vec<_> = pool
-        .all_messages()
-        .filter(|m| m.fields().any(|f| is_secret(&pool, &f)))
-        .collect();
+    let secret: Vec<_> = pool.all_messages().filter(|m| m.fields().any(|f| is_secret(&pool, &f))).collect();
     fs::write(out.join("redacted_debug.rs"), redacted_debug(&pool, &secret)?)?;
 
     let mut config = tonic_prost_build::Config::new();
@@ -47,10 +41,7 @@ fn redacted_debug(pool: &DescriptorPool, messages: &[MessageDescriptor]) -> Resu
     for message in messages {
         let name = message.name();
         writeln!(code, "impl ::core::fmt::Debug for {name} {{")?;
-        writeln!(
-            code,
-            "fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {{"
-        )?;
+        writeln!(code, "fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {{")?;
         writeln!(code, "f.debug_struct({name:?})")?;
         for field in message.fields() {
             let name = field.name();

@@ -15,73 +15,34 @@ pub(crate) fn plugin(backend: &Backend, mode: Mode) -> Vec<pb::PluginCapability>
     let mut services = Vec::new();
     if mode.controller() {
         services.push(Service::ControllerService);
-        services.extend(
-            backend
-                .has(Feature::GroupSnapshots)
-                .then_some(Service::GroupControllerService),
-        );
+        services.extend(backend.has(Feature::GroupSnapshots).then_some(Service::GroupControllerService));
     }
-    services.extend(
-        backend
-            .has(Feature::Topology)
-            .then_some(Service::VolumeAccessibilityConstraints),
-    );
-    let mut types: Vec<_> = services
-        .into_iter()
-        .map(|s| Type::Service(Entry { r#type: s.into() }))
-        .collect();
+    services.extend(backend.has(Feature::Topology).then_some(Service::VolumeAccessibilityConstraints));
+    let mut types: Vec<_> = services.into_iter().map(|s| Type::Service(Entry { r#type: s.into() })).collect();
     if backend.has(Feature::Expansion) {
-        types.push(Type::VolumeExpansion(VolumeExpansion {
-            r#type: volume_expansion::Type::Online.into(),
-        }));
+        types.push(Type::VolumeExpansion(VolumeExpansion { r#type: volume_expansion::Type::Online.into() }));
     }
-    types
-        .into_iter()
-        .map(|t| pb::PluginCapability { r#type: Some(t) })
-        .collect()
+    types.into_iter().map(|t| pb::PluginCapability { r#type: Some(t) }).collect()
 }
 
 /// ControllerGetCapabilities.
 pub(crate) fn controller(backend: &Backend) -> Vec<pb::ControllerServiceCapability> {
     let has = |feature, types: &[Controller]| {
-        if backend.has(feature) {
-            types.to_vec()
-        } else {
-            Vec::new()
-        }
+        if backend.has(feature) { types.to_vec() } else { Vec::new() }
     };
     let both = |a, b, types: &[Controller]| {
-        if backend.has(a) && backend.has(b) {
-            types.to_vec()
-        } else {
-            Vec::new()
-        }
+        if backend.has(a) && backend.has(b) { types.to_vec() } else { Vec::new() }
     };
     [
-        vec![
-            Controller::CreateDeleteVolume,
-            Controller::GetVolume,
-            Controller::VolumeCondition,
-        ],
+        vec![Controller::CreateDeleteVolume, Controller::GetVolume, Controller::VolumeCondition],
         vec![Controller::SingleNodeMultiWriter],
-        has(
-            Feature::Attachment,
-            &[Controller::PublishUnpublishVolume, Controller::PublishReadonly],
-        ),
+        has(Feature::Attachment, &[Controller::PublishUnpublishVolume, Controller::PublishReadonly]),
         has(Feature::Listing, &[Controller::ListVolumes]),
-        both(
-            Feature::Listing,
-            Feature::Attachment,
-            &[Controller::ListVolumesPublishedNodes],
-        ),
+        both(Feature::Listing, Feature::Attachment, &[Controller::ListVolumesPublishedNodes]),
         has(Feature::Capacity, &[Controller::GetCapacity]),
         has(
             Feature::Snapshots,
-            &[
-                Controller::CreateDeleteSnapshot,
-                Controller::ListSnapshots,
-                Controller::GetSnapshot,
-            ],
+            &[Controller::CreateDeleteSnapshot, Controller::ListSnapshots, Controller::GetSnapshot],
         ),
         has(Feature::Clones, &[Controller::CloneVolume]),
         has(Feature::Expansion, &[Controller::ExpandVolume]),
@@ -91,9 +52,7 @@ pub(crate) fn controller(backend: &Backend) -> Vec<pb::ControllerServiceCapabili
     .into_iter()
     .map(|t| {
         use pb::controller_service_capability::{Rpc, Type};
-        pb::ControllerServiceCapability {
-            r#type: Some(Type::Rpc(Rpc { r#type: t.into() })),
-        }
+        pb::ControllerServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: t.into() })) }
     })
     .collect()
 }
@@ -101,12 +60,9 @@ pub(crate) fn controller(backend: &Backend) -> Vec<pb::ControllerServiceCapabili
 /// GroupControllerGetCapabilities.
 pub(crate) fn group(backend: &Backend) -> Vec<pb::GroupControllerServiceCapability> {
     use pb::group_controller_service_capability::{Rpc, Type};
-    let types = backend
-        .has(Feature::GroupSnapshots)
-        .then_some(Group::CreateDeleteGetVolumeGroupSnapshot);
-    let entry = |t: Group| pb::GroupControllerServiceCapability {
-        r#type: Some(Type::Rpc(Rpc { r#type: t.into() })),
-    };
+    let types = backend.has(Feature::GroupSnapshots).then_some(Group::CreateDeleteGetVolumeGroupSnapshot);
+    let entry =
+        |t: Group| pb::GroupControllerServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: t.into() })) };
     types.into_iter().map(entry).collect()
 }
 
@@ -123,8 +79,6 @@ pub(crate) fn node(backend: &Backend) -> Vec<pb::NodeServiceCapability> {
     types.extend(backend.has(Feature::Expansion).then_some(Node::ExpandVolume));
     types
         .into_iter()
-        .map(|t| pb::NodeServiceCapability {
-            r#type: Some(Type::Rpc(Rpc { r#type: t.into() })),
-        })
+        .map(|t| pb::NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: t.into() })) })
         .collect()
 }

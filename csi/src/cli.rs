@@ -9,12 +9,7 @@ use clap::{Parser, ValueEnum};
 #[command(name = "csi-driver", version, about, long_about = None)]
 pub struct Cli {
     /// The configuration file (YAML).
-    #[arg(
-        long,
-        env = "CSI_DRIVER_CONFIG",
-        value_name = "FILE",
-        required_unless_present = "backends"
-    )]
+    #[arg(long, env = "CSI_DRIVER_CONFIG", value_name = "FILE", required_unless_present = "backends")]
     pub config: Option<PathBuf>,
 
     /// Which services to serve.

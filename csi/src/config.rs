@@ -102,27 +102,18 @@ impl Config {
     /// Parses, completes and checks a text; an error starts with `:line:column: ` where that is known.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut config: Self = serde_saphyr::from_str(text).map_err(|error| match error.location() {
-            Some(at) => format!(
-                ":{}:{}: {}",
-                at.line(),
-                at.column(),
-                first_line(&error.to_string())
-            ),
+            Some(at) => format!(":{}:{}: {}", at.line(), at.column(), first_line(&error.to_string())),
             None => format!(": {}", first_line(&error.to_string())),
         })?;
         config.complete();
-        config
-            .check()
-            .map_err(|(key, problem)| format!("{}: {key}: {problem}", position(text, &key)))?;
+        config.check().map_err(|(key, problem)| format!("{}: {key}: {problem}", position(text, &key)))?;
         Ok(config)
     }
 
     fn complete(&mut self) {
         if self.node_id.is_empty() {
-            self.node_id = std::env::var("NODE_ID")
-                .ok()
-                .filter(|id| !id.is_empty())
-                .unwrap_or_else(host_name);
+            self.node_id =
+                std::env::var("NODE_ID").ok().filter(|id| !id.is_empty()).unwrap_or_else(host_name);
         }
         for backend in &mut self.backends {
             if backend.driver_name.is_empty() {
@@ -137,10 +128,7 @@ impl Config {
     fn check(&self) -> Result<(), (String, String)> {
         let wrong = |key: &str, problem: String| Err((key.to_owned(), problem));
         if self.node_id.is_empty() || self.node_id.len() > crate::validate::MAX_NODE_ID {
-            return wrong(
-                "nodeId",
-                format!("must have 1 to {} bytes", crate::validate::MAX_NODE_ID),
-            );
+            return wrong("nodeId", format!("must have 1 to {} bytes", crate::validate::MAX_NODE_ID));
         }
         if self.max_concurrent_operations == 0 {
             return wrong("maxConcurrentOperations", "must be at least 1".into());
@@ -160,10 +148,7 @@ impl Config {
                 return wrong(dir.0, format!("{} is not an absolute path", dir.1.display()));
             }
         }
-        self.backends
-            .iter()
-            .enumerate()
-            .try_for_each(|(i, backend)| self.check_backend(i, backend))
+        self.backends.iter().enumerate().try_for_each(|(i, backend)| self.check_backend(i, backend))
     }
 
     fn check_backend(&self, i: usize, backend: &BackendConfig) -> Result<(), (String, String)> {
@@ -182,10 +167,7 @@ impl Config {
         if let Some(j) = earlier.iter().position(|b| b.socket == backend.socket) {
             return wrong(
                 "socket",
-                format!(
-                    "{} is the socket of backends[{j}] already",
-                    backend.socket.display()
-                ),
+                format!("{} is the socket of backends[{j}] already", backend.socket.display()),
             );
         }
         if !backend.socket.is_absolute() || backend.socket.as_os_str().len() > 107 {
@@ -208,28 +190,19 @@ fn is_driver_name(name: &str) -> bool {
     name.len() <= 63
         && end(name.chars().next())
         && end(name.chars().next_back())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-')
 }
 
 /// `:line:column` of a key like `backends[1].socket` in the text, as far as it stands there.
 fn position(text: &str, path: &str) -> String {
     let key = path.rsplit('.').next().unwrap_or(path);
-    let entry: Option<usize> = path
-        .split_once('[')
-        .and_then(|(_, rest)| rest.split_once(']')?.0.parse().ok());
-    let mut entries = text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| line.trim_start().starts_with("- "));
+    let entry: Option<usize> =
+        path.split_once('[').and_then(|(_, rest)| rest.split_once(']')?.0.parse().ok());
+    let mut entries = text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("- "));
     let from = entry.and_then(|i| entries.nth(i)).map_or(0, |(line, _)| line);
     let found = text.lines().enumerate().skip(from).find_map(|(i, line)| {
         let at = line.find(&format!("{key}:"))?;
-        line[..at]
-            .chars()
-            .all(|c| c == ' ' || c == '-')
-            .then_some((i + 1, at + 1))
+        line[..at].chars().all(|c| c == ' ' || c == '-').then_some((i + 1, at + 1))
     });
     match found {
         Some((line, column)) => format!(":{line}:{column}"),

@@ -15,10 +15,7 @@ backends:
 fn defaults_are_filled_in() {
     let config = Config::parse(GOOD).unwrap();
     assert_eq!(config.backends[0].driver_name, "local.csi.volumectl.io");
-    assert_eq!(
-        config.backends[0].socket,
-        Path::new("/run/volumectl/local.csi.volumectl.io.sock")
-    );
+    assert_eq!(config.backends[0].socket, Path::new("/run/volumectl/local.csi.volumectl.io.sock"));
     assert_eq!(config.shutdown_grace_seconds, 20);
     assert_eq!(config.cluster_id, "default");
 }
@@ -44,35 +41,21 @@ fn a_bad_file_is_refused_with_line_and_key() {
     wrong("nodeId: a\nbackend: []\n", &[":2:1: ", "backend"]);
     wrong("nodeId: a\nbackends:\n  - type: tape\n", &[":3:", "tape"]);
     wrong(
-        &GOOD
-            .replace("worker-1", "\"\"")
-            .replace("roots: {default", "root: {default"),
+        &GOOD.replace("worker-1", "\"\"").replace("roots: {default", "root: {default"),
         &[":4:5: ", "root"],
     );
-    wrong(
-        &GOOD.replace("/tmp/fast.sock", "fast.sock"),
-        &[":7:5: ", "backends[1].socket", "absolute"],
-    );
-    wrong(
-        &GOOD.replace("fast.csi.example.org", "-fast-"),
-        &[":6:5: ", "backends[1].driverName", "-fast-"],
-    );
+    wrong(&GOOD.replace("/tmp/fast.sock", "fast.sock"), &[":7:5: ", "backends[1].socket", "absolute"]);
+    wrong(&GOOD.replace("fast.csi.example.org", "-fast-"), &[":6:5: ", "backends[1].driverName", "-fast-"]);
     let twice = GOOD.replace("fast.csi.example.org", "local.csi.volumectl.io");
     wrong(&twice, &["backends[1].driverName", "backends[0]"]);
     wrong("backends: []\n", &[":1:1: ", "backends", "at least one"]);
     wrong("backends:\n  - type: local\n", &["backends[0].roots", ":2:1"]);
-    wrong(
-        "maxConcurrentOperations: 0\nbackends:\n  - type: local\n",
-        &[":1:1: ", "maxConcurrentOperations"],
-    );
+    wrong("maxConcurrentOperations: 0\nbackends:\n  - type: local\n", &[":1:1: ", "maxConcurrentOperations"]);
     wrong("nodeId: [\n", &[":"]);
 }
 
 #[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nonexistent/driver.yaml")).unwrap_err();
-    assert!(
-        error.to_string().starts_with("/nonexistent/driver.yaml: "),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("/nonexistent/driver.yaml: "), "{error}");
 }

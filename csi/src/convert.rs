@@ -43,10 +43,7 @@ pub(crate) fn source(value: Option<&pb::VolumeContentSource>) -> Result<Option<S
     let Some(value) = value else { return Ok(None) };
     let (field, id) = match &value.r#type {
         None => {
-            return Err(Error::invalid(
-                "volume_content_source",
-                "is given without a snapshot or a volume",
-            ));
+            return Err(Error::invalid("volume_content_source", "is given without a snapshot or a volume"));
         }
         Some(Type::Snapshot(s)) => ("volume_content_source.snapshot.snapshot_id", &s.snapshot_id),
         Some(Type::Volume(v)) => ("volume_content_source.volume.volume_id", &v.volume_id),
@@ -61,10 +58,7 @@ pub(crate) fn source(value: Option<&pb::VolumeContentSource>) -> Result<Option<S
 /// Where a volume must be reachable.
 pub(crate) fn topology(value: Option<pb::TopologyRequirement>) -> Option<TopologyRequest> {
     let segments = |list: Vec<pb::Topology>| list.into_iter().map(|t| t.segments).collect();
-    value.map(|v| TopologyRequest {
-        requisite: segments(v.requisite),
-        preferred: segments(v.preferred),
-    })
+    value.map(|v| TopologyRequest { requisite: segments(v.requisite), preferred: segments(v.preferred) })
 }
 
 /// A size for the wire. Sizes are checked to fit when they come in; a larger one of a backend is cut.
@@ -86,29 +80,20 @@ pub(crate) fn volume(v: &Volume) -> pb::Volume {
 fn content_source(source: &Source) -> pb::VolumeContentSource {
     use pb::volume_content_source::{SnapshotSource, Type, VolumeSource};
     let source = match source {
-        Source::Snapshot(id) => Type::Snapshot(SnapshotSource {
-            snapshot_id: id.to_string(),
-        }),
-        Source::Volume(id) => Type::Volume(VolumeSource {
-            volume_id: id.to_string(),
-        }),
+        Source::Snapshot(id) => Type::Snapshot(SnapshotSource { snapshot_id: id.to_string() }),
+        Source::Volume(id) => Type::Volume(VolumeSource { volume_id: id.to_string() }),
     };
     pb::VolumeContentSource { r#type: Some(source) }
 }
 
 /// One topology for the wire.
 pub(crate) fn topology_segments(segments: &Topology) -> pb::Topology {
-    pb::Topology {
-        segments: segments.clone(),
-    }
+    pb::Topology { segments: segments.clone() }
 }
 
 /// A condition for the wire.
 pub(crate) fn condition(c: &Condition) -> pb::VolumeCondition {
-    pb::VolumeCondition {
-        abnormal: c.abnormal,
-        message: c.message.clone(),
-    }
+    pb::VolumeCondition { abnormal: c.abnormal, message: c.message.clone() }
 }
 
 /// The nodes a volume is published to.
@@ -142,10 +127,7 @@ fn timestamp(time: jiff::Timestamp) -> Timestamp {
     // Protobuf wants nanoseconds that count forward from the second, jiff gives both the sign of the time.
     let (seconds, nanos) = (time.as_second(), time.subsec_nanosecond());
     if nanos < 0 {
-        Timestamp {
-            seconds: seconds - 1,
-            nanos: nanos + 1_000_000_000,
-        }
+        Timestamp { seconds: seconds - 1, nanos: nanos + 1_000_000_000 }
     } else {
         Timestamp { seconds, nanos }
     }
@@ -171,14 +153,8 @@ mod tests {
         );
         let (pvc, rest) = split_parameters(&parameters);
         assert_eq!(rest, StringMap::from([("type".into(), "file".into())]));
-        assert_eq!(
-            (pvc.name.as_deref(), pvc.namespace.as_deref()),
-            (Some("db"), Some("shop"))
-        );
-        assert_eq!(
-            (pvc.labels["app"].as_str(), pvc.annotations["team"].as_str()),
-            ("shop", "blue")
-        );
+        assert_eq!((pvc.name.as_deref(), pvc.namespace.as_deref()), (Some("db"), Some("shop")));
+        assert_eq!((pvc.labels["app"].as_str(), pvc.annotations["team"].as_str()), ("shop", "blue"));
     }
 
     #[test]
@@ -189,11 +165,6 @@ mod tests {
 
     #[test]
     fn a_source_without_content_is_refused() {
-        assert_eq!(
-            source(Some(&pb::VolumeContentSource { r#type: None }))
-                .unwrap_err()
-                .label(),
-            "invalid"
-        );
+        assert_eq!(source(Some(&pb::VolumeContentSource { r#type: None })).unwrap_err().label(), "invalid");
     }
 }

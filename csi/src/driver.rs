@@ -98,11 +98,7 @@ impl Driver {
         F: FnOnce(Ctx) -> W,
         W: Future<Output = Result<T>> + Send + 'static,
     {
-        let operation = Operation {
-            name,
-            request: request.encode_to_vec(),
-            holds,
-        };
+        let operation = Operation { name, request: request.encode_to_vec(), holds };
         self.flights.run(operation, work).await
     }
 
@@ -134,11 +130,7 @@ fn deadline(metadata: &MetadataMap) -> Option<Duration> {
         "n" => Duration::from_nanos(amount),
         _ => return None,
     };
-    Some(
-        limit
-            .mul_f64(0.98)
-            .max(limit.saturating_sub(Duration::from_millis(50))),
-    )
+    Some(limit.mul_f64(0.98).max(limit.saturating_sub(Duration::from_millis(50))))
 }
 
 #[cfg(test)]

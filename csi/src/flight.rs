@@ -129,10 +129,8 @@ impl Flights {
             }
         }
         for other in running.values() {
-            let conflict = operation
-                .holds
-                .iter()
-                .find(|h| other.operation.holds.iter().any(|o| h.conflicts(o)));
+            let conflict =
+                operation.holds.iter().find(|h| other.operation.holds.iter().any(|o| h.conflicts(o)));
             if let Some(hold) = conflict {
                 return Err(busy(hold, other));
             }
@@ -142,28 +140,9 @@ impl Flights {
             Some(observer) => Ctx::observed(self.shared.limit, observer.clone()),
             None => Ctx::with_limit(self.shared.limit),
         };
-        let id = self
-            .shared
-            .next
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        running.insert(
-            id,
-            Running {
-                operation,
-                ctx: ctx.clone(),
-                answer: answer.clone(),
-            },
-        );
-        Ok(Admission::Start(
-            Finish {
-                shared: self.shared.clone(),
-                id,
-                ctx,
-                send,
-                answer: None,
-            },
-            answer,
-        ))
+        let id = self.shared.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        running.insert(id, Running { operation, ctx: ctx.clone(), answer: answer.clone() });
+        Ok(Admission::Start(Finish { shared: self.shared.clone(), id, ctx, send, answer: None }, answer))
     }
 
     /// The age of the oldest running operation.
@@ -198,13 +177,8 @@ impl Shared {
     }
 
     async fn work<T: Send + Sync + 'static>(&self, work: impl Future<Output = Result<T>>) -> Answer {
-        let _permit = self
-            .workers
-            .acquire()
-            .await
-            .map_err(|e| Error::Internal(e.to_string()))?;
-        work.await
-            .map(|value| Arc::new(value) as Arc<dyn Any + Send + Sync>)
+        let _permit = self.workers.acquire().await.map_err(|e| Error::Internal(e.to_string()))?;
+        work.await.map(|value| Arc::new(value) as Arc<dyn Any + Send + Sync>)
     }
 }
 
@@ -234,10 +208,7 @@ impl Drop for Finish {
         // Let go first, answer second: who has the answer may start the next operation at once.
         self.shared.lock().remove(&self.id);
         let answer = self.answer.take().unwrap_or_else(|| {
-            Err(Error::Internal(format!(
-                "the operation panicked at stage: {}",
-                self.ctx.current_stage()
-            )))
+            Err(Error::Internal(format!("the operation panicked at stage: {}", self.ctx.current_stage())))
         });
         self.send.send_replace(Some(answer));
         self.shared.ended.notify_waiters();

@@ -3,11 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 
 fn operation(name: &'static str, request: &str, holds: &[Hold]) -> Operation {
-    Operation {
-        name,
-        request: request.as_bytes().to_vec(),
-        holds: holds.to_vec(),
-    }
+    Operation { name, request: request.as_bytes().to_vec(), holds: holds.to_vec() }
 }
 
 fn exclusive(key: &str) -> Hold {
@@ -47,13 +43,10 @@ async fn the_same_call_joins_and_the_work_runs_once() {
             let (flights, runs) = (flights.clone(), runs.clone());
             tokio::spawn(async move {
                 flights
-                    .run(
-                        operation("CreateVolume", "a", &[exclusive("volume a")]),
-                        |_| async move {
-                            tokio::time::sleep(Duration::from_millis(20)).await;
-                            Ok(runs.fetch_add(1, Ordering::SeqCst))
-                        },
-                    )
+                    .run(operation("CreateVolume", "a", &[exclusive("volume a")]), |_| async move {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        Ok(runs.fetch_add(1, Ordering::SeqCst))
+                    })
                     .await
             })
         })
@@ -68,12 +61,8 @@ async fn the_same_call_joins_and_the_work_runs_once() {
 async fn another_operation_is_told_who_is_running_and_at_which_stage() {
     let flights = flights();
     let (gate, first) = hold_open(&flights, operation("DeleteVolume", "a", &[exclusive("volume a")])).await;
-    let second = flights
-        .run(
-            operation("CreateVolume", "a", &[exclusive("volume a")]),
-            |_| async { Ok(()) },
-        )
-        .await;
+    let second =
+        flights.run(operation("CreateVolume", "a", &[exclusive("volume a")]), |_| async { Ok(()) }).await;
     let text = second.unwrap_err().to_string();
     assert!(text.contains("volume a: DeleteVolume has been running"), "{text}");
     assert!(text.contains("stage: waiting at the gate"), "{text}");
@@ -84,27 +73,12 @@ async fn another_operation_is_told_who_is_running_and_at_which_stage() {
 #[tokio::test]
 async fn shared_holds_do_not_exclude_each_other_but_exclude_an_exclusive_one() {
     let flights = flights();
-    let clone_1 = operation(
-        "CreateVolume",
-        "1",
-        &[exclusive("volume 1"), shared("volume source")],
-    );
+    let clone_1 = operation("CreateVolume", "1", &[exclusive("volume 1"), shared("volume source")]);
     let (gate, first) = hold_open(&flights, clone_1).await;
-    let clone_2 = operation(
-        "CreateVolume",
-        "2",
-        &[exclusive("volume 2"), shared("volume source")],
-    );
+    let clone_2 = operation("CreateVolume", "2", &[exclusive("volume 2"), shared("volume source")]);
     assert!(flights.run(clone_2, |_| async { Ok(()) }).await.is_ok());
     let delete = operation("DeleteVolume", "s", &[exclusive("volume source")]);
-    assert_eq!(
-        flights
-            .run(delete, |_| async { Ok(()) })
-            .await
-            .unwrap_err()
-            .label(),
-        "busy"
-    );
+    assert_eq!(flights.run(delete, |_| async { Ok(()) }).await.unwrap_err().label(), "busy");
     gate.notify_one();
     first.await.unwrap().unwrap();
 }
@@ -121,22 +95,14 @@ async fn the_work_goes_on_when_the_caller_goes_away_and_a_retry_joins_it() {
     });
     tokio::task::yield_now().await;
     gate.notify_one();
-    assert_eq!(
-        retry.await.unwrap().unwrap(),
-        7,
-        "the retry got the first call's result"
-    );
+    assert_eq!(retry.await.unwrap().unwrap(), 7, "the retry got the first call's result");
 }
 
 #[tokio::test]
 async fn a_panic_is_an_internal_error_and_lets_go() {
     let flights = flights();
     let op = operation("CreateVolume", "a", &[exclusive("volume a")]);
-    let answer = flights
-        .run(op.clone(), |_| async {
-            if true { panic!("boom") } else { Ok(()) }
-        })
-        .await;
+    let answer = flights.run(op.clone(), |_| async { if true { panic!("boom") } else { Ok(()) } }).await;
     assert_eq!(answer.unwrap_err().label(), "internal");
     assert!(flights.run(op, |_| async { Ok(()) }).await.is_ok());
 }
@@ -157,11 +123,7 @@ async fn no_more_than_the_allowed_number_work_at_once() {
     let calls: Vec<_> = (0..8)
         .map(|i| {
             let (flights, now, most) = (flights.clone(), now.clone(), most.clone());
-            let op = operation(
-                "CreateVolume",
-                &i.to_string(),
-                &[exclusive(&format!("volume {i}"))],
-            );
+            let op = operation("CreateVolume", &i.to_string(), &[exclusive(&format!("volume {i}"))]);
             tokio::spawn(async move {
                 flights
                     .run(op, |_| async move {

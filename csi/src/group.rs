@@ -19,8 +19,7 @@ impl GroupController for Service {
     ) -> Result<Response<pb::GroupControllerGetCapabilitiesResponse>, Status> {
         let capabilities = crate::capabilities::group(&self.backend);
         let work = async { Ok(pb::GroupControllerGetCapabilitiesResponse { capabilities }) };
-        self.answer("GroupControllerGetCapabilities", request.metadata(), "", work)
-            .await
+        self.answer("GroupControllerGetCapabilities", request.metadata(), "", work).await
     }
 
     async fn create_volume_group_snapshot(
@@ -34,26 +33,14 @@ impl GroupController for Service {
         &self,
         request: Request<pb::DeleteVolumeGroupSnapshotRequest>,
     ) -> Result<Response<pb::DeleteVolumeGroupSnapshotResponse>, Status> {
-        rpc!(
-            self,
-            "DeleteVolumeGroupSnapshot",
-            request,
-            group_snapshot_id,
-            delete_group
-        )
+        rpc!(self, "DeleteVolumeGroupSnapshot", request, group_snapshot_id, delete_group)
     }
 
     async fn get_volume_group_snapshot(
         &self,
         request: Request<pb::GetVolumeGroupSnapshotRequest>,
     ) -> Result<Response<pb::GetVolumeGroupSnapshotResponse>, Status> {
-        rpc!(
-            self,
-            "GetVolumeGroupSnapshot",
-            request,
-            group_snapshot_id,
-            get_group
-        )
+        rpc!(self, "GetVolumeGroupSnapshot", request, group_snapshot_id, get_group)
     }
 }
 
@@ -63,19 +50,12 @@ impl Service {
         mut request: pb::CreateVolumeGroupSnapshotRequest,
     ) -> Result<pb::CreateVolumeGroupSnapshotResponse> {
         let secrets = Secrets::new(std::mem::take(&mut request.secrets));
-        let groups = self
-            .feature(self.backend.groups.as_ref(), "CreateVolumeGroupSnapshot")?
-            .clone();
+        let groups = self.feature(self.backend.groups.as_ref(), "CreateVolumeGroupSnapshot")?.clone();
         let name = validate::text("name", &request.name, MAX_STRING)?.to_owned();
         let sources = sources(&request.source_volume_ids)?;
         validate::map("parameters", &request.parameters)?;
         let (_, parameters) = convert::split_parameters(&request.parameters);
-        let spec = GroupSpec {
-            name,
-            sources,
-            parameters,
-            secrets,
-        };
+        let spec = GroupSpec { name, sources, parameters, secrets };
         let mut holds: Vec<_> = spec.sources.iter().map(|id| exclusive_volume(&id.0)).collect();
         holds.push(group_hold(&groups.group_id(&spec)?));
         let group = self
@@ -83,9 +63,7 @@ impl Service {
                 groups.snapshot_group(&ctx, spec).await
             })
             .await?;
-        Ok(pb::CreateVolumeGroupSnapshotResponse {
-            group_snapshot: Some(convert::group(&group)),
-        })
+        Ok(pb::CreateVolumeGroupSnapshotResponse { group_snapshot: Some(convert::group(&group)) })
     }
 
     async fn delete_group(
@@ -93,15 +71,10 @@ impl Service {
         mut request: pb::DeleteVolumeGroupSnapshotRequest,
     ) -> Result<pb::DeleteVolumeGroupSnapshotResponse> {
         request.secrets.clear();
-        let groups = self
-            .feature(self.backend.groups.as_ref(), "DeleteVolumeGroupSnapshot")?
-            .clone();
+        let groups = self.feature(self.backend.groups.as_ref(), "DeleteVolumeGroupSnapshot")?.clone();
         let id = validate::text("group_snapshot_id", &request.group_snapshot_id, MAX_STRING)?.to_owned();
         let members = members(&request.snapshot_ids)?;
-        let mut holds: Vec<_> = members
-            .iter()
-            .map(|id| Hold::Exclusive(snapshot_key(&id.0)))
-            .collect();
+        let mut holds: Vec<_> = members.iter().map(|id| Hold::Exclusive(snapshot_key(&id.0))).collect();
         holds.push(group_hold(&id));
         self.single("DeleteVolumeGroupSnapshot", &request, holds, |ctx| async move {
             groups.delete_group(&ctx, &id, &members).await
@@ -117,9 +90,7 @@ impl Service {
         let groups = self.feature(self.backend.groups.as_ref(), "GetVolumeGroupSnapshot")?;
         let id = validate::text("group_snapshot_id", &request.group_snapshot_id, MAX_STRING)?;
         let group = groups.get_group(id, &members(&request.snapshot_ids)?).await?;
-        Ok(pb::GetVolumeGroupSnapshotResponse {
-            group_snapshot: Some(convert::group(&group)),
-        })
+        Ok(pb::GetVolumeGroupSnapshotResponse { group_snapshot: Some(convert::group(&group)) })
     }
 }
 
@@ -137,16 +108,11 @@ fn sources(ids: &[String]) -> Result<Vec<VolumeId>> {
         .collect::<Result<Vec<_>>>()?;
     sources.sort();
     if let Some([twice, _]) = sources.array_windows().find(|[a, b]| a == b) {
-        return Err(Error::invalid(
-            "source_volume_ids",
-            format!("names the volume {twice} twice"),
-        ));
+        return Err(Error::invalid("source_volume_ids", format!("names the volume {twice} twice")));
     }
     Ok(sources)
 }
 
 fn members(ids: &[String]) -> Result<Vec<SnapshotId>> {
-    ids.iter()
-        .map(|id| validate::text("snapshot_ids", id, MAX_STRING).map(SnapshotId::from))
-        .collect()
+    ids.iter().map(|id| validate::text("snapshot_ids", id, MAX_STRING).map(SnapshotId::from)).collect()
 }

@@ -26,10 +26,7 @@ impl Health {
             return answer.clone();
         }
         let answer = tokio::time::timeout(PATIENCE, ask()).await.unwrap_or_else(|_| {
-            Err(Error::Unavailable(format!(
-                "the backend did not answer in {} s",
-                PATIENCE.as_secs()
-            )))
+            Err(Error::Unavailable(format!("the backend did not answer in {} s", PATIENCE.as_secs())))
         });
         *last = Some((Instant::now(), answer.clone()));
         answer

@@ -30,8 +30,7 @@ impl Identity for Service {
     ) -> Result<Response<pb::GetPluginCapabilitiesResponse>, Status> {
         let capabilities = capabilities::plugin(&self.backend, self.mode);
         let work = async { Ok(pb::GetPluginCapabilitiesResponse { capabilities }) };
-        self.answer("GetPluginCapabilities", request.metadata(), "", work)
-            .await
+        self.answer("GetPluginCapabilities", request.metadata(), "", work).await
     }
 
     async fn probe(&self, request: Request<pb::ProbeRequest>) -> Result<Response<pb::ProbeResponse>, Status> {
@@ -53,11 +52,7 @@ impl Driver {
             if self.mode.controller() {
                 self.backend.provisioner.check().await?;
             }
-            if self.mode.node() {
-                self.host.check()
-            } else {
-                Ok(())
-            }
+            if self.mode.node() { self.host.check() } else { Ok(()) }
         };
         let not_healthy = |e: provisioners::Error| provisioners::Error::Refused(format!("not ready: {e}"));
         self.health.check(ask).await.map_err(not_healthy)

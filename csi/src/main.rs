@@ -47,10 +47,7 @@ fn usage(problem: &str) -> ExitCode {
 fn start(cli: &Cli, mut config: Config) -> Result<ExitCode> {
     config.http_address = cli.http_address.or(config.http_address);
     if cli.print_config {
-        print!(
-            "{}",
-            serde_saphyr::to_string(&config).context("printing the configuration")?
-        );
+        print!("{}", serde_saphyr::to_string(&config).context("printing the configuration")?);
         return Ok(ExitCode::SUCCESS);
     }
     let metrics = Metrics::new();

@@ -16,9 +16,8 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::flight::Flights;
 
 /// Upper bounds of the latency histogram, in seconds: from a cached Probe to a long copy.
-const BUCKETS: [f64; 13] = [
-    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0,
-];
+const BUCKETS: [f64; 13] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Rpc {
@@ -60,11 +59,7 @@ impl Metrics {
         let latency = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
         let live = Arc::new(Live::default());
         let mut registry = Registry::with_prefix("volumectl_csi");
-        registry.register(
-            "requests",
-            "Calls answered, by backend, RPC and gRPC code",
-            requests.clone(),
-        );
+        registry.register("requests", "Calls answered, by backend, RPC and gRPC code", requests.clone());
         registry.register_with_unit(
             "request_duration",
             "Time to answer a call",
@@ -72,12 +67,7 @@ impl Metrics {
             latency.clone(),
         );
         registry.register_collector(Box::new(live.clone()));
-        Self {
-            registry: Arc::new(registry),
-            requests,
-            latency,
-            live,
-        }
+        Self { registry: Arc::new(registry), requests, latency, live }
     }
 
     /// Has the operations of a driver counted in the age of the oldest: they go on when their callers have gone.
@@ -88,13 +78,7 @@ impl Metrics {
     /// Counts a call from now until [`Timer::done`].
     pub fn start(&self, backend: &str, method: &'static str) -> Timer {
         let id = self.live.next.fetch_add(1, Ordering::Relaxed);
-        let call = (
-            InFlightLabels {
-                backend: backend.to_owned(),
-                method,
-            },
-            Instant::now(),
-        );
+        let call = (InFlightLabels { backend: backend.to_owned(), method }, Instant::now());
         self.live.calls().insert(id, call);
         Timer {
             metrics: self.clone(),
@@ -142,19 +126,9 @@ impl Drop for Timer {
         self.metrics.live.calls().remove(&self.id);
         let (backend, method) = (std::mem::take(&mut self.backend), self.method);
         let code = self.code.unwrap_or("CANCELLED");
-        self.metrics
-            .requests
-            .get_or_create(&Outcome {
-                backend: backend.clone(),
-                method,
-                code,
-            })
-            .inc();
+        self.metrics.requests.get_or_create(&Outcome { backend: backend.clone(), method, code }).inc();
         let seconds = self.started.elapsed().as_secs_f64();
-        self.metrics
-            .latency
-            .get_or_create(&Rpc { backend, method })
-            .observe(seconds);
+        self.metrics.latency.get_or_create(&Rpc { backend, method }).observe(seconds);
     }
 }
 
@@ -168,9 +142,7 @@ struct Live {
 
 impl std::fmt::Debug for Live {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Live")
-            .field("calls", &self.calls().len())
-            .finish_non_exhaustive()
+        f.debug_struct("Live").field("calls", &self.calls().len()).finish_non_exhaustive()
     }
 }
 
@@ -187,10 +159,7 @@ impl Live {
     fn oldest(&self) -> BTreeMap<String, f64> {
         let mut oldest: BTreeMap<String, f64> = BTreeMap::new();
         for (backend, flights) in self.flights().iter() {
-            oldest.insert(
-                backend.clone(),
-                flights.oldest().map_or(0.0, |age| age.as_secs_f64()),
-            );
+            oldest.insert(backend.clone(), flights.oldest().map_or(0.0, |age| age.as_secs_f64()));
         }
         for (labels, started) in self.calls().values() {
             let age = oldest.entry(labels.backend.clone()).or_default();
@@ -246,14 +215,8 @@ mod tests {
         assert!(!text.contains("in_flight{"), "{text}");
         let counted = r#"volumectl_csi_requests_total{backend="local",method="CreateVolume",code="OK"} 1"#;
         assert!(text.contains(counted), "{text}");
-        assert!(
-            text.contains(r#"volumectl_csi_oldest_in_flight_age_seconds{backend="local"} 0"#),
-            "{text}"
-        );
-        assert!(
-            text.contains("volumectl_csi_request_duration_seconds_bucket"),
-            "{text}"
-        );
+        assert!(text.contains(r#"volumectl_csi_oldest_in_flight_age_seconds{backend="local"} 0"#), "{text}");
+        assert!(text.contains("volumectl_csi_request_duration_seconds_bucket"), "{text}");
     }
 
     #[test]

@@ -64,22 +64,13 @@ fn backend(config: &Config, entry: &BackendConfig, mode: Mode, host: &Host) -> p
 }
 
 fn local_config(config: &Config, entry: &BackendConfig) -> provisioners::Result<local::LocalConfig> {
-    let default_size = entry
-        .default_size
-        .as_deref()
-        .map(provisioners::parse_size)
-        .transpose()?;
+    let default_size = entry.default_size.as_deref().map(provisioners::parse_size).transpose()?;
     Ok(local::LocalConfig {
         roots: entry.roots.clone(),
         node: NodeId(config.node_id.clone()),
         topology_key: format!("topology.{}/node", entry.driver_name),
         cluster: config.cluster_id.clone(),
-        reserve: entry
-            .reserve
-            .as_deref()
-            .map(str::parse)
-            .transpose()?
-            .unwrap_or_default(),
+        reserve: entry.reserve.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
         attach: entry.attach,
         default_size: default_size.unwrap_or(local::DEFAULT_SIZE),
     })
@@ -89,9 +80,7 @@ fn local_config(config: &Config, entry: &BackendConfig) -> provisioners::Result<
 /// it belongs to is used.
 fn recover(what: &str, work: impl FnOnce() -> provisioners::Result<Vec<String>>) {
     match work() {
-        Ok(done) => done
-            .iter()
-            .for_each(|text| tracing::info!(%what, "recovered: {text}")),
+        Ok(done) => done.iter().for_each(|text| tracing::info!(%what, "recovered: {text}")),
         Err(error) => tracing::warn!(%what, %error, "recovery was not complete"),
     }
 }
@@ -103,9 +92,5 @@ pub fn examples() -> Vec<Backend> {
         return Vec::new();
     };
     let host = Host::new(HostOptions::default());
-    config
-        .backends
-        .iter()
-        .filter_map(|entry| backend(&config, entry, Mode::Node, &host).ok())
-        .collect()
+    config.backends.iter().filter_map(|entry| backend(&config, entry, Mode::Node, &host).ok()).collect()
 }

@@ -48,17 +48,8 @@ impl Server {
             None => None,
         };
         let services = bound.iter().map(|(driver, _)| driver.clone()).collect();
-        let pages = Pages {
-            metrics,
-            drivers: Arc::new(services),
-            serving: Arc::new(AtomicBool::new(false)),
-        };
-        Ok(Self {
-            drivers: bound,
-            http,
-            pages,
-            grace,
-        })
+        let pages = Pages { metrics, drivers: Arc::new(services), serving: Arc::new(AtomicBool::new(false)) };
+        Ok(Self { drivers: bound, http, pages, grace })
     }
 
     /// Where the HTTP pages are, when they are served.
@@ -72,9 +63,8 @@ impl Server {
         let (tell, told) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for (driver, socket) in &mut self.drivers {
-            let listener = socket
-                .take()
-                .ok_or_else(|| anyhow!("the socket of {} was taken twice", driver.name))?;
+            let listener =
+                socket.take().ok_or_else(|| anyhow!("the socket of {} was taken twice", driver.name))?;
             tracing::info!(driver = %driver.name, socket = %socket.path().display(), "serving");
             tasks.spawn(serve(driver.clone(), listener, told.clone()));
         }
@@ -100,10 +90,7 @@ impl Server {
     }
 
     async fn drain(&self, mut tasks: JoinSet<Result<()>>) {
-        tracing::info!(
-            grace_seconds = self.grace.as_secs(),
-            "stopping: no new calls, running ones may end"
-        );
+        tracing::info!(grace_seconds = self.grace.as_secs(), "stopping: no new calls, running ones may end");
         let operations = async {
             let mut left = 0;
             for (driver, _) in &self.drivers {

@@ -28,10 +28,7 @@ impl Socket {
         let listener = UnixListener::bind(path);
         rustix::process::umask(umask);
         let listener = listener.with_context(|| format!("binding the socket {}", path.display()))?;
-        Ok(Self {
-            path: path.to_owned(),
-            listener: Some(listener),
-        })
+        Ok(Self { path: path.to_owned(), listener: Some(listener) })
     }
 
     /// The socket's path.
@@ -80,10 +77,7 @@ async fn remove_stale(path: &Path) -> Result<()> {
         Err(error) => {
             Err(error).with_context(|| format!("finding out who owns the socket {}", path.display()))
         }
-        Ok(_) => bail!(
-            "another process answers on {}; it was left as it is. Stop it first",
-            path.display()
-        ),
+        Ok(_) => bail!("another process answers on {}; it was left as it is. Stop it first", path.display()),
     }
 }
 
@@ -98,10 +92,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sub/csi.sock");
         let socket = Socket::bind(&path).await.unwrap();
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(socket);
         assert!(!path.exists());
     }
@@ -120,24 +111,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("csi.sock");
         let _living = Socket::bind(&path).await.unwrap();
-        assert!(
-            Socket::bind(&path)
-                .await
-                .unwrap_err()
-                .to_string()
-                .contains("another process answers")
-        );
+        assert!(Socket::bind(&path).await.unwrap_err().to_string().contains("another process answers"));
         assert!(UnixStream::connect(&path).await.is_ok());
 
         let file = dir.path().join("notes.txt");
         std::fs::write(&file, "keep").unwrap();
-        assert!(
-            Socket::bind(&file)
-                .await
-                .unwrap_err()
-                .to_string()
-                .contains("not a socket")
-        );
+        assert!(Socket::bind(&file).await.unwrap_err().to_string().contains("not a socket"));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "keep");
     }
 }

@@ -11,9 +11,7 @@ use crate::cli::LogFormat;
 /// Starts logging. Fails on a filter that cannot be parsed.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log: {filter:?}: {e}"))?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).with_ansi(false).try_init(),
@@ -98,15 +96,7 @@ mod tests {
 
     #[test]
     fn questions_are_told_from_changes() {
-        assert!(
-            ["Probe", "NodeGetVolumeStats", "ListVolumes", "GetCapacity"]
-                .into_iter()
-                .all(asks_only)
-        );
-        assert!(
-            !["CreateVolume", "NodeStageVolume", "ControllerModifyVolume"]
-                .into_iter()
-                .any(asks_only)
-        );
+        assert!(["Probe", "NodeGetVolumeStats", "ListVolumes", "GetCapacity"].into_iter().all(asks_only));
+        assert!(!["CreateVolume", "NodeStageVolume", "ControllerModifyVolume"].into_iter().any(asks_only));
     }
 }

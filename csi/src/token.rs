@@ -30,11 +30,7 @@ pub fn decode(list: &str, token: &str) -> Result<Option<String>> {
 }
 
 fn check(list: &str, after: &[u8]) -> [u8; CHECK] {
-    let digest = Sha256::new()
-        .chain_update(list)
-        .chain_update([0])
-        .chain_update(after)
-        .finalize();
+    let digest = Sha256::new().chain_update(list).chain_update([0]).chain_update(after).finalize();
     let mut sum = [0; CHECK];
     sum.copy_from_slice(&digest[..CHECK]);
     sum

@@ -41,10 +41,7 @@ pub(crate) fn volume_id(value: &str) -> Result<&str> {
 pub(crate) fn map<'a>(field: &str, value: &'a StringMap) -> Result<&'a StringMap> {
     let size: usize = value.iter().map(|(k, v)| k.len() + v.len()).sum();
     if size > MAX_MAP {
-        return Err(Error::invalid(
-            field,
-            format!("is {size} bytes large; at most {MAX_MAP} are allowed"),
-        ));
+        return Err(Error::invalid(field, format!("is {size} bytes large; at most {MAX_MAP} are allowed")));
     }
     if value.contains_key("") {
         return Err(Error::invalid(field, "has an empty key"));
@@ -56,15 +53,9 @@ pub(crate) fn map<'a>(field: &str, value: &'a StringMap) -> Result<&'a StringMap
 pub(crate) fn path<'a>(field: &str, value: &'a str) -> Result<&'a std::path::Path> {
     let path = std::path::Path::new(text(field, value, MAX_PATH)?);
     if !path.is_absolute() {
-        return Err(Error::invalid(
-            field,
-            format!("{value:?} is not an absolute path"),
-        ));
+        return Err(Error::invalid(field, format!("{value:?} is not an absolute path")));
     }
-    if path
-        .components()
-        .any(|c| matches!(c, std::path::Component::ParentDir))
-    {
+    if path.components().any(|c| matches!(c, std::path::Component::ParentDir)) {
         return Err(Error::invalid(field, format!("{value:?} has a \"..\" component")));
     }
     Ok(path)
@@ -128,19 +119,13 @@ pub(crate) fn capability(field: &str, value: Option<&pb::VolumeCapability>) -> R
     let value = value.ok_or_else(|| Error::invalid(field, "is required and was missing"))?;
     let access = match &value.access_type {
         None => {
-            return Err(Error::invalid(
-                format!("{field}.access_type"),
-                "is missing; give block or mount",
-            ));
+            return Err(Error::invalid(format!("{field}.access_type"), "is missing; give block or mount"));
         }
         Some(Wire::Block(_)) => AccessType::Block,
         Some(Wire::Mount(mount)) => mount_type(field, mount)?,
     };
     let mode = value.access_mode.as_ref().map_or(0, |m| m.mode);
-    Ok(Capability {
-        access,
-        mode: access_mode(&format!("{field}.access_mode"), mode)?,
-    })
+    Ok(Capability { access, mode: access_mode(&format!("{field}.access_mode"), mode)? })
 }
 
 fn mount_type(field: &str, mount: &pb::volume_capability::MountVolume) -> Result<AccessType> {
@@ -155,10 +140,7 @@ fn mount_type(field: &str, mount: &pb::volume_capability::MountVolume) -> Result
     Ok(AccessType::Mount {
         fs_type: mount.fs_type.clone(),
         flags: mount.mount_flags.clone(),
-        group: group(
-            &format!("{field}.mount.volume_mount_group"),
-            &mount.volume_mount_group,
-        )?,
+        group: group(&format!("{field}.mount.volume_mount_group"), &mount.volume_mount_group)?,
     })
 }
 
@@ -166,9 +148,8 @@ fn group(field: &str, value: &str) -> Result<Option<u32>> {
     if value.is_empty() {
         return Ok(None);
     }
-    let gid = value
-        .parse()
-        .map_err(|_| Error::invalid(field, format!("{value:?} is not a numeric group id")))?;
+    let gid =
+        value.parse().map_err(|_| Error::invalid(field, format!("{value:?} is not a numeric group id")))?;
     Ok(Some(gid))
 }
 
@@ -184,10 +165,7 @@ fn access_mode(field: &str, mode: i32) -> Result<AccessMode> {
         Ok(Mode::SingleNodeMultiWriter) => AccessMode::SingleNodeMultiWriter,
         Ok(Mode::Unknown) => return Err(Error::invalid(field, "is required and was missing or UNKNOWN")),
         Err(_) => {
-            return Err(Error::invalid(
-                field,
-                format!("{mode} is not an access mode of CSI 1.12"),
-            ));
+            return Err(Error::invalid(field, format!("{mode} is not an access mode of CSI 1.12")));
         }
     })
 }

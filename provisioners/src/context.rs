@@ -54,24 +54,13 @@ impl Ctx {
 
     /// A context whose [`Ctx::check`] fails once `limit` has passed.
     pub fn with_limit(limit: Duration) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                limit: Some(limit),
-                ..Shared::default()
-            }),
-        }
+        Self { shared: Arc::new(Shared { limit: Some(limit), ..Shared::default() }) }
     }
 
     /// The same with somebody watching, such as a test that ends operations at chosen points.
     pub fn observed(limit: Duration, observer: Observer) -> Self {
         let observer = Some(observer);
-        Self {
-            shared: Arc::new(Shared {
-                limit: Some(limit),
-                observer,
-                ..Shared::default()
-            }),
-        }
+        Self { shared: Arc::new(Shared { limit: Some(limit), observer, ..Shared::default() }) }
     }
 
     /// Says what is being done now, such as `copying 10 of 20 MiB`.
@@ -81,11 +70,7 @@ impl Ctx {
 
     /// What was said last.
     pub fn current_stage(&self) -> String {
-        self.shared
-            .stage
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .to_string()
+        self.shared.stage.lock().unwrap_or_else(PoisonError::into_inner).to_string()
     }
 
     /// How long the operation has been running.
@@ -113,11 +98,7 @@ impl Ctx {
                 limit.as_secs(),
                 self.current_stage()
             ))),
-            _ => self
-                .shared
-                .observer
-                .as_ref()
-                .map_or(Ok(()), |observe| observe(&self.current_stage())),
+            _ => self.shared.observer.as_ref().map_or(Ok(()), |observe| observe(&self.current_stage())),
         }
     }
 }

@@ -86,10 +86,7 @@ pub enum Error {
 impl Error {
     /// [`Error::Invalid`] for a field.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Invalid {
-            field: field.into(),
-            problem: problem.into(),
-        }
+        Self::Invalid { field: field.into(), problem: problem.into() }
     }
 
     /// The error for a failed system call: a full disk is [`Error::Exhausted`], a refusal [`Error::Denied`],
@@ -101,10 +98,7 @@ impl Error {
                 Self::Exhausted(format!("{doing}: {source}; free space there or use another root"))
             }
             io::ErrorKind::PermissionDenied => Self::Denied(format!("{doing}: {source}")),
-            _ => Self::Io {
-                doing,
-                source: Arc::new(source),
-            },
+            _ => Self::Io { doing, source: Arc::new(source) },
         }
     }
 
@@ -145,10 +139,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_exhausted_and_keeps_what_was_being_done() {
-        let error = Error::io(
-            "writing /data/disk.img",
-            io::Error::from(io::ErrorKind::StorageFull),
-        );
+        let error = Error::io("writing /data/disk.img", io::Error::from(io::ErrorKind::StorageFull));
         assert_eq!(error.label(), "exhausted");
         assert!(error.to_string().starts_with("writing /data/disk.img: "));
     }

@@ -109,9 +109,7 @@ impl NameTemplate {
         }
         push_text(&mut parts, rest)?;
         if parts.is_empty() {
-            return Err(refuse(
-                "is empty; leave it out, or write such as ${pvc.namespace}-${pvc.name}",
-            ));
+            return Err(refuse("is empty; leave it out, or write such as ${pvc.namespace}-${pvc.name}"));
         }
         Ok(Self { parts })
     }
@@ -152,11 +150,7 @@ fn variable(name: &str) -> Result<Variable> {
             return Ok(Variable::Label(key.to_owned()));
         }
     }
-    for prefix in [
-        "pvc.annotations.",
-        "pvc.metadata.annotations.",
-        ".PVC.annotations.",
-    ] {
+    for prefix in ["pvc.annotations.", "pvc.metadata.annotations.", ".PVC.annotations."] {
         if let Some(key) = name.strip_prefix(prefix).filter(|key| !key.is_empty()) {
             return Ok(Variable::Annotation(key.to_owned()));
         }
@@ -180,22 +174,16 @@ impl Variable {
 }
 
 fn given<'a>(value: Option<&'a str>, variable: &str, remedy: &str) -> Result<&'a str> {
-    value.filter(|value| !value.is_empty()).ok_or_else(|| {
-        refuse(format!(
-            "the caller did not pass a value for `${{{variable}}}`; {remedy}"
-        ))
-    })
+    value
+        .filter(|value| !value.is_empty())
+        .ok_or_else(|| refuse(format!("the caller did not pass a value for `${{{variable}}}`; {remedy}")))
 }
 
 fn from_map<'a>(map: &'a StringMap, what: &str, key: &str) -> Result<&'a str> {
     let remedy = format!(
         "set it on the claim, run the external-provisioner with --extra-create-metadata, and have the caller pass csi.volumectl.io/pvc/{what}/{key}"
     );
-    given(
-        map.get(key).map(String::as_str),
-        &format!("pvc.{what}.{key}"),
-        &remedy,
-    )
+    given(map.get(key).map(String::as_str), &format!("pvc.{what}.{key}"), &remedy)
 }
 
 fn check_rendered(result: String) -> Result<String> {

@@ -43,10 +43,7 @@ impl<'a> Parameters<'a> {
     }
 
     fn check_twin(&self, key: &str) -> Result<()> {
-        let twin = self
-            .map
-            .keys()
-            .find(|other| *other != key && other.eq_ignore_ascii_case(key));
+        let twin = self.map.keys().find(|other| *other != key && other.eq_ignore_ascii_case(key));
         match twin {
             Some(twin) => {
                 let problem = format!("given twice, as {key:?} and as {twin:?}; give it once");
@@ -149,9 +146,7 @@ pub fn parse_size(text: &str) -> Result<u64> {
 }
 
 fn quantity(text: &str) -> Option<u64> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
@@ -165,9 +160,7 @@ fn quantity(text: &str) -> Option<u64> {
     let divisor = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
     let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
     let bytes = digits.checked_mul(scale)?.div_ceil(divisor);
-    u64::try_from(bytes)
-        .ok()
-        .filter(|bytes| i64::try_from(*bytes).is_ok())
+    u64::try_from(bytes).ok().filter(|bytes| i64::try_from(*bytes).is_ok())
 }
 
 fn scale(suffix: &str) -> Option<u128> {

@@ -88,10 +88,7 @@ impl AccessMode {
 
     /// Whether the mode is for more than one node.
     pub fn is_multi_node(self) -> bool {
-        matches!(
-            self,
-            Self::MultiNodeReaderOnly | Self::MultiNodeSingleWriter | Self::MultiNodeMultiWriter
-        )
+        matches!(self, Self::MultiNodeReaderOnly | Self::MultiNodeSingleWriter | Self::MultiNodeMultiWriter)
     }
 }
 
@@ -220,18 +217,12 @@ pub struct Condition {
 impl Condition {
     /// Nothing is wrong.
     pub fn healthy() -> Self {
-        Self {
-            abnormal: false,
-            message: "healthy".into(),
-        }
+        Self { abnormal: false, message: "healthy".into() }
     }
 
     /// Something is wrong: the text says what and what to do.
     pub fn abnormal(message: impl Into<String>) -> Self {
-        Self {
-            abnormal: true,
-            message: message.into(),
-        }
+        Self { abnormal: true, message: message.into() }
     }
 }
 

@@ -47,11 +47,7 @@ impl InProcess {
             let _ = stopped.await;
         }));
         let socket = config.backends[0].socket.clone();
-        Ok(Self {
-            socket,
-            stop: Some(stop),
-            task: Some(task),
-        })
+        Ok(Self { socket, stop: Some(stop), task: Some(task) })
     }
 
     /// Clients of it.
@@ -100,11 +96,9 @@ impl Process {
     pub async fn clients(&mut self) -> Result<Clients> {
         match Clients::ready(&self.socket).await {
             Ok(clients) => Ok(clients),
-            Err(error) => bail!(
-                "{error}; driver: {:?}; its log ends: {}",
-                self.child.try_wait()?,
-                self.log_tail()
-            ),
+            Err(error) => {
+                bail!("{error}; driver: {:?}; its log ends: {}", self.child.try_wait()?, self.log_tail())
+            }
         }
     }
 
@@ -144,10 +138,7 @@ impl Drop for Process {
 /// A program of this workspace, built with the profile of the running test.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let here = std::env::current_exe()?;
-    let dir = here
-        .ancestors()
-        .nth(2)
-        .context("the test has no target directory")?;
+    let dir = here.ancestors().nth(2).context("the test has no target directory")?;
     let path = dir.join(name);
     if !path.exists() {
         bail!(

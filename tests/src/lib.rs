@@ -45,9 +45,8 @@ pub fn has_program(test: &str, program: &str) -> bool {
 pub fn can_grow_ext4_online() -> Result<(), String> {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|l| u64::from_str_radix(l.strip_prefix("CapEff:")?.trim(), 16).ok());
+    let effective =
+        status.lines().find_map(|l| u64::from_str_radix(l.strip_prefix("CapEff:")?.trim(), 16).ok());
     match effective.map(|caps| caps >> CAP_SYS_RESOURCE & 1) {
         Some(1) => Ok(()),
         _ => Err("this process lacks CAP_SYS_RESOURCE, so the kernel refuses to grow a mounted ext4".into()),

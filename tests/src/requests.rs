@@ -11,10 +11,7 @@ pub const MIB: i64 = 1 << 20;
 
 /// A mount capability, SINGLE_NODE_WRITER.
 pub fn mount(fs_type: &str) -> pb::VolumeCapability {
-    let mount = MountVolume {
-        fs_type: fs_type.into(),
-        ..MountVolume::default()
-    };
+    let mount = MountVolume { fs_type: fs_type.into(), ..MountVolume::default() };
     pb::VolumeCapability {
         access_type: Some(AccessType::Mount(mount)),
         access_mode: mode(Mode::SingleNodeWriter),
@@ -31,10 +28,7 @@ pub fn block() -> pb::VolumeCapability {
 
 /// The same capability with another access mode.
 pub fn with_mode(capability: &pb::VolumeCapability, wanted: Mode) -> pb::VolumeCapability {
-    pb::VolumeCapability {
-        access_mode: mode(wanted),
-        ..capability.clone()
-    }
+    pb::VolumeCapability { access_mode: mode(wanted), ..capability.clone() }
 }
 
 // The field is optional on the wire, so this spares every caller a `Some`.
@@ -45,10 +39,7 @@ fn mode(mode: Mode) -> Option<AccessMode> {
 
 /// A range with a lower end.
 pub fn at_least(bytes: i64) -> Option<pb::CapacityRange> {
-    Some(pb::CapacityRange {
-        required_bytes: bytes,
-        limit_bytes: 0,
-    })
+    Some(pb::CapacityRange { required_bytes: bytes, limit_bytes: 0 })
 }
 
 /// CreateVolume.
@@ -63,28 +54,19 @@ pub fn create(name: &str, bytes: i64, capability: pb::VolumeCapability) -> pb::C
 
 /// DeleteVolume.
 pub fn delete(id: &str) -> pb::DeleteVolumeRequest {
-    pb::DeleteVolumeRequest {
-        volume_id: id.into(),
-        ..pb::DeleteVolumeRequest::default()
-    }
+    pb::DeleteVolumeRequest { volume_id: id.into(), ..pb::DeleteVolumeRequest::default() }
 }
 
 /// A source for CreateVolume: a snapshot.
 pub fn from_snapshot(id: &str) -> Option<pb::VolumeContentSource> {
     use pb::volume_content_source::{SnapshotSource, Type};
-    Some(pb::VolumeContentSource {
-        r#type: Some(Type::Snapshot(SnapshotSource {
-            snapshot_id: id.into(),
-        })),
-    })
+    Some(pb::VolumeContentSource { r#type: Some(Type::Snapshot(SnapshotSource { snapshot_id: id.into() })) })
 }
 
 /// A source for CreateVolume: a volume.
 pub fn from_volume(id: &str) -> Option<pb::VolumeContentSource> {
     use pb::volume_content_source::{Type, VolumeSource};
-    Some(pb::VolumeContentSource {
-        r#type: Some(Type::Volume(VolumeSource { volume_id: id.into() })),
-    })
+    Some(pb::VolumeContentSource { r#type: Some(Type::Volume(VolumeSource { volume_id: id.into() })) })
 }
 
 /// CreateSnapshot.
@@ -98,10 +80,7 @@ pub fn snapshot(source: &str, name: &str) -> pb::CreateSnapshotRequest {
 
 /// DeleteSnapshot.
 pub fn delete_snapshot(id: &str) -> pb::DeleteSnapshotRequest {
-    pb::DeleteSnapshotRequest {
-        snapshot_id: id.into(),
-        ..pb::DeleteSnapshotRequest::default()
-    }
+    pb::DeleteSnapshotRequest { snapshot_id: id.into(), ..pb::DeleteSnapshotRequest::default() }
 }
 
 /// ControllerExpandVolume.
@@ -151,16 +130,10 @@ pub fn publish(
 
 /// NodeUnpublishVolume.
 pub fn unpublish(id: &str, target: &Path) -> pb::NodeUnpublishVolumeRequest {
-    pb::NodeUnpublishVolumeRequest {
-        volume_id: id.into(),
-        target_path: target.display().to_string(),
-    }
+    pb::NodeUnpublishVolumeRequest { volume_id: id.into(), target_path: target.display().to_string() }
 }
 
 /// NodeUnstageVolume.
 pub fn unstage(id: &str, staging: &Path) -> pb::NodeUnstageVolumeRequest {
-    pb::NodeUnstageVolumeRequest {
-        volume_id: id.into(),
-        staging_target_path: staging.display().to_string(),
-    }
+    pb::NodeUnstageVolumeRequest { volume_id: id.into(), staging_target_path: staging.display().to_string() }
 }

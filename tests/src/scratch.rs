@@ -33,15 +33,8 @@ impl Scratch {
         devices
             .filter_map(|entry| {
                 let backing = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
-                let below = backing
-                    .trim_end()
-                    .starts_with(&format!("{}/", self.path.display()));
-                below.then(|| {
-                    (
-                        Path::new("/dev").join(entry.file_name()),
-                        backing.trim_end().to_owned(),
-                    )
-                })
+                let below = backing.trim_end().starts_with(&format!("{}/", self.path.display()));
+                below.then(|| (Path::new("/dev").join(entry.file_name()), backing.trim_end().to_owned()))
             })
             .collect()
     }
@@ -49,16 +42,8 @@ impl Scratch {
     /// Mount points in it, in the order they were mounted.
     pub fn mounts(&self) -> Vec<PathBuf> {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let target = |line: &str| {
-            line.split(' ')
-                .nth(4)
-                .map(|t| PathBuf::from(t.replace("\\040", " ")))
-        };
-        table
-            .lines()
-            .filter_map(target)
-            .filter(|t| t.starts_with(&self.path) && *t != self.path)
-            .collect()
+        let target = |line: &str| line.split(' ').nth(4).map(|t| PathBuf::from(t.replace("\\040", " ")));
+        table.lines().filter_map(target).filter(|t| t.starts_with(&self.path) && *t != self.path).collect()
     }
 
     /// Files and directories below a directory of it, relative and sorted.
@@ -66,13 +51,7 @@ impl Scratch {
         let (mut found, mut left) = (Vec::new(), vec![dir.to_path_buf()]);
         while let Some(next) = left.pop() {
             for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
-                found.push(
-                    entry
-                        .path()
-                        .strip_prefix(dir)
-                        .map(Path::to_path_buf)
-                        .unwrap_or_default(),
-                );
+                found.push(entry.path().strip_prefix(dir).map(Path::to_path_buf).unwrap_or_default());
                 if entry.file_type().is_ok_and(|t| t.is_dir()) {
                     left.push(entry.path());
                 }

@@ -24,10 +24,7 @@ async fn subject(
     Ok(Some(Subject {
         clients: driver.clients().await?,
         scratch,
-        parameters: parameters
-            .iter()
-            .map(|(k, v)| ((*k).into(), (*v).into()))
-            .collect::<BTreeMap<_, _>>(),
+        parameters: parameters.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<BTreeMap<_, _>>(),
         capability,
         size,
         grown: size * 2,
@@ -55,10 +52,7 @@ mod ext4 {
 
     async fn setup(case: &str) -> Result<Option<Subject>> {
         let subject = subject(case, &[("type", "file")], requests::mount("ext4"), 64 * MIB).await?;
-        Ok(subject.map(|s| Subject {
-            grows_staged: e2e::can_grow_ext4_online(),
-            ..s
-        }))
+        Ok(subject.map(|s| Subject { grows_staged: e2e::can_grow_ext4_online(), ..s }))
     }
 
     e2e::contract_suite!(setup);
@@ -91,13 +85,7 @@ mod directory {
     use super::*;
 
     async fn setup(case: &str) -> Result<Option<Subject>> {
-        subject(
-            case,
-            &[("type", "directory"), ("mode", "0770")],
-            requests::mount(""),
-            16 * MIB,
-        )
-        .await
+        subject(case, &[("type", "directory"), ("mode", "0770")], requests::mount(""), 16 * MIB).await
     }
 
     e2e::contract_suite!(setup);

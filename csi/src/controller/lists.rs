@@ -50,9 +50,7 @@ impl Service {
             Some(id) => self.only(&id, source.as_ref()).await?,
             None => {
                 let snapshots = self.feature(self.backend.snapshots.as_ref(), "ListSnapshots")?;
-                snapshots
-                    .list_snapshots(source.as_ref(), after.as_deref(), max)
-                    .await?
+                snapshots.list_snapshots(source.as_ref(), after.as_deref(), max).await?
             }
         };
         Ok(pb::ListSnapshotsResponse {
@@ -82,13 +80,7 @@ impl Service {
         validate::map("parameters", &request.parameters)?;
         let (_, parameters) = convert::split_parameters(&request.parameters);
         let topology = request.accessible_topology.map(|t| t.segments);
-        let free = capacity
-            .capacity(&CapacityQuery {
-                capabilities,
-                parameters,
-                topology,
-            })
-            .await?;
+        let free = capacity.capacity(&CapacityQuery { capabilities, parameters, topology }).await?;
         Ok(pb::GetCapacityResponse {
             available_capacity: convert::bytes(free.available),
             maximum_volume_size: free.maximum.map(convert::bytes),
@@ -98,18 +90,11 @@ impl Service {
 }
 
 fn optional<'a>(field: &str, value: &'a str) -> Result<Option<&'a str>> {
-    if value.is_empty() {
-        Ok(None)
-    } else {
-        validate::text(field, value, MAX_STRING).map(Some)
-    }
+    if value.is_empty() { Ok(None) } else { validate::text(field, value, MAX_STRING).map(Some) }
 }
 
 fn next<T>(list: &str, page: &Page<T>) -> String {
-    page.next
-        .as_deref()
-        .map(|after| token::encode(list, after))
-        .unwrap_or_default()
+    page.next.as_deref().map(|after| token::encode(list, after)).unwrap_or_default()
 }
 
 fn volume_entry(volume: &Volume) -> pb::list_volumes_response::Entry {
@@ -124,7 +109,5 @@ fn volume_entry(volume: &Volume) -> pb::list_volumes_response::Entry {
 }
 
 fn snapshot_entry(snapshot: &Snapshot) -> pb::list_snapshots_response::Entry {
-    pb::list_snapshots_response::Entry {
-        snapshot: Some(convert::snapshot(snapshot)),
-    }
+    pb::list_snapshots_response::Entry { snapshot: Some(convert::snapshot(snapshot)) }
 }

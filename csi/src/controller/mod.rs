@@ -32,9 +32,7 @@ macro_rules! rpc {
     ($self:ident, $name:literal, $request:ident, $subject:ident, $work:ident) => {{
         let (metadata, message) = open($request);
         let subject = message.$subject.clone();
-        $self
-            .answer($name, &metadata, &subject, $self.$work(message))
-            .await
+        $self.answer($name, &metadata, &subject, $self.$work(message)).await
     }};
     ($self:ident, $name:literal, $request:ident, $work:ident) => {{
         let (metadata, message) = open($request);
@@ -100,8 +98,7 @@ impl Controller for Service {
     ) -> Result<Response<pb::ControllerGetCapabilitiesResponse>, Status> {
         let capabilities = crate::capabilities::controller(&self.backend);
         let work = async { Ok(pb::ControllerGetCapabilitiesResponse { capabilities }) };
-        self.answer("ControllerGetCapabilities", request.metadata(), "", work)
-            .await
+        self.answer("ControllerGetCapabilities", request.metadata(), "", work).await
     }
 
     async fn create_snapshot(

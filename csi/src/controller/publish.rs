@@ -17,9 +17,7 @@ impl Service {
         let node = NodeId(validate::text("node_id", &request.node_id, MAX_NODE_ID)?.to_owned());
         let capability = validate::capability("volume_capability", request.volume_capability.as_ref())?;
         self.supports("volume_capability", std::slice::from_ref(&capability))?;
-        let attachment = self
-            .feature(self.backend.attachment.as_ref(), "ControllerPublishVolume")?
-            .clone();
+        let attachment = self.feature(self.backend.attachment.as_ref(), "ControllerPublishVolume")?.clone();
         let wish = PublishRequest {
             node,
             read_only: request.readonly || capability.mode.is_read_only(),
@@ -44,9 +42,7 @@ impl Service {
             "" => None,
             name => Some(NodeId(validate::text("node_id", name, MAX_NODE_ID)?.to_owned())),
         };
-        let attachment = self
-            .feature(self.backend.attachment.as_ref(), "ControllerUnpublishVolume")?
-            .clone();
+        let attachment = self.feature(self.backend.attachment.as_ref(), "ControllerUnpublishVolume")?.clone();
         let holds = vec![exclusive_volume(&request.volume_id)];
         self.single("ControllerUnpublishVolume", &request, holds, |ctx| async move {
             attachment.unpublish(&ctx, &id, node.as_ref()).await

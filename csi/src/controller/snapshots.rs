@@ -18,29 +18,17 @@ impl Service {
         let source = validate::text("source_volume_id", &request.source_volume_id, MAX_STRING)?;
         let name = validate::text("name", &request.name, MAX_STRING)?;
         validate::map("parameters", &request.parameters)?;
-        let snapshots = self
-            .feature(self.backend.snapshots.as_ref(), "CreateSnapshot")?
-            .clone();
+        let snapshots = self.feature(self.backend.snapshots.as_ref(), "CreateSnapshot")?.clone();
         let (_, parameters) = convert::split_parameters(&request.parameters);
-        let spec = SnapshotSpec {
-            name: name.to_owned(),
-            source: source.into(),
-            parameters,
-            secrets,
-        };
+        let spec = SnapshotSpec { name: name.to_owned(), source: source.into(), parameters, secrets };
         let id = snapshots.snapshot_id(&spec)?;
-        let holds = vec![
-            Hold::Exclusive(snapshot_key(&id.0)),
-            exclusive_volume(&request.source_volume_id),
-        ];
-        let snapshot = self
-            .single("CreateSnapshot", &request, holds, |ctx| async move {
+        let holds = vec![Hold::Exclusive(snapshot_key(&id.0)), exclusive_volume(&request.source_volume_id)];
+        let snapshot =
+            self.single("CreateSnapshot", &request, holds, |ctx| async move {
                 snapshots.snapshot(&ctx, spec).await
             })
             .await?;
-        Ok(pb::CreateSnapshotResponse {
-            snapshot: Some(convert::snapshot(&snapshot)),
-        })
+        Ok(pb::CreateSnapshotResponse { snapshot: Some(convert::snapshot(&snapshot)) })
     }
 
     pub(super) async fn remove_snapshot(
@@ -49,9 +37,7 @@ impl Service {
     ) -> Result<pb::DeleteSnapshotResponse> {
         request.secrets.clear();
         let id = validate::text("snapshot_id", &request.snapshot_id, MAX_STRING)?.into();
-        let snapshots = self
-            .feature(self.backend.snapshots.as_ref(), "DeleteSnapshot")?
-            .clone();
+        let snapshots = self.feature(self.backend.snapshots.as_ref(), "DeleteSnapshot")?.clone();
         let holds = vec![Hold::Exclusive(snapshot_key(&request.snapshot_id))];
         self.single("DeleteSnapshot", &request, holds, |ctx| async move {
             snapshots.delete_snapshot(&ctx, &id).await
@@ -67,8 +53,6 @@ impl Service {
         let id = validate::text("snapshot_id", &request.snapshot_id, MAX_STRING)?.into();
         let snapshots = self.feature(self.backend.snapshots.as_ref(), "GetSnapshot")?;
         let snapshot = snapshots.get_snapshot(&id).await?;
-        Ok(pb::GetSnapshotResponse {
-            snapshot: Some(convert::snapshot(&snapshot)),
-        })
+        Ok(pb::GetSnapshotResponse { snapshot: Some(convert::snapshot(&snapshot)) })
     }
 }

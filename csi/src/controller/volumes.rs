@@ -22,13 +22,9 @@ impl Service {
         let creation = self.backend.provisioner.prepare(spec)?;
         holds.push(exclusive_volume(&creation.id().0));
         let volume = self
-            .single("CreateVolume", &request, holds, |ctx| async move {
-                creation.run(&ctx).await
-            })
+            .single("CreateVolume", &request, holds, |ctx| async move { creation.run(&ctx).await })
             .await?;
-        Ok(pb::CreateVolumeResponse {
-            volume: Some(convert::volume(&volume)),
-        })
+        Ok(pb::CreateVolumeResponse { volume: Some(convert::volume(&volume)) })
     }
 
     fn spec(&self, request: &pb::CreateVolumeRequest, secrets: Secrets) -> Result<VolumeSpec> {
@@ -71,10 +67,7 @@ impl Service {
             Some(Source::Volume(_)) if self.backend.clones.is_none() => "clone volumes",
             _ => return Ok(()),
         };
-        Err(Error::invalid(
-            "volume_content_source",
-            format!("the backend {kind} cannot {missing}"),
-        ))
+        Err(Error::invalid("volume_content_source", format!("the backend {kind} cannot {missing}")))
     }
 
     pub(super) async fn delete(
@@ -85,9 +78,12 @@ impl Service {
         let id = validate::volume_id(&request.volume_id)?.into();
         let provisioner = self.backend.provisioner.clone();
         let holds = vec![exclusive_volume(&request.volume_id)];
-        self.single("DeleteVolume", &request, holds, |ctx| async move {
-            provisioner.delete(&ctx, &id).await
-        })
+        self.single(
+            "DeleteVolume",
+            &request,
+            holds,
+            |ctx| async move { provisioner.delete(&ctx, &id).await },
+        )
         .await?;
         Ok(pb::DeleteVolumeResponse {})
     }
@@ -98,9 +94,7 @@ impl Service {
     ) -> Result<pb::ControllerExpandVolumeResponse> {
         request.secrets.clear();
         let id = validate::volume_id(&request.volume_id)?.into();
-        let expansion = self
-            .feature(self.backend.expansion.as_ref(), "ControllerExpandVolume")?
-            .clone();
+        let expansion = self.feature(self.backend.expansion.as_ref(), "ControllerExpandVolume")?.clone();
         let range = required_range(request.capacity_range.as_ref())?;
         if let Some(capability) = &request.volume_capability {
             let capability = validate::capability("volume_capability", Some(capability))?;
@@ -125,9 +119,7 @@ impl Service {
         request.secrets.clear();
         let id = validate::volume_id(&request.volume_id)?.into();
         let parameters = validate::map("mutable_parameters", &request.mutable_parameters)?.clone();
-        let modify = self
-            .feature(self.backend.modify.as_ref(), "ControllerModifyVolume")?
-            .clone();
+        let modify = self.feature(self.backend.modify.as_ref(), "ControllerModifyVolume")?.clone();
         let holds = vec![exclusive_volume(&request.volume_id)];
         self.single("ControllerModifyVolume", &request, holds, |ctx| async move {
             modify.modify(&ctx, &id, &parameters).await
@@ -145,10 +137,7 @@ impl Service {
         let capabilities = validate::capabilities("volume_capabilities", &request.volume_capabilities)?;
         let provisioner = &self.backend.provisioner;
         provisioner.get(&id).await?;
-        let refusal = capabilities
-            .iter()
-            .find_map(|c| provisioner.supports(c).err())
-            .map(|e| e.to_string());
+        let refusal = capabilities.iter().find_map(|c| provisioner.supports(c).err()).map(|e| e.to_string());
         let (_, mut parameters) = convert::split_parameters(&request.parameters);
         parameters.extend(request.mutable_parameters.clone());
         let reason = match refusal {
@@ -156,10 +145,7 @@ impl Service {
             None => provisioner.differs(&id, &parameters).await?,
         };
         Ok(match reason {
-            Some(message) => pb::ValidateVolumeCapabilitiesResponse {
-                confirmed: None,
-                message,
-            },
+            Some(message) => pb::ValidateVolumeCapabilitiesResponse { confirmed: None, message },
             None => pb::ValidateVolumeCapabilitiesResponse {
                 confirmed: Some(confirmed(request)),
                 message: String::new(),

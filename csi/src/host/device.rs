@@ -24,10 +24,7 @@ pub fn check_size(id: &str, device: &Path, wanted: u64) -> Result<()> {
 pub fn mounts(device: &Path) -> Result<Vec<Mount>> {
     let number = mounts::device_number(device)?;
     let all = mountinfo::parse(&mounts::table()?)?;
-    Ok(all
-        .into_iter()
-        .filter(|m| m.device == number || m.source == device.as_os_str())
-        .collect())
+    Ok(all.into_iter().filter(|m| m.device == number || m.source == device.as_os_str()).collect())
 }
 
 /// Where the device's node is bind mounted: raw block volumes.

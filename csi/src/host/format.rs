@@ -15,11 +15,7 @@ pub const SUPPORTED: [&str; 3] = ["ext4", "xfs", "btrfs"];
 
 /// The file system that a volume should have: the capability's, else the StorageClass's, else ext4.
 pub fn desired<'a>(capability: &'a str, class: Option<&'a str>) -> Result<&'a str> {
-    let fs = if capability.is_empty() {
-        class.unwrap_or("ext4")
-    } else {
-        capability
-    };
+    let fs = if capability.is_empty() { class.unwrap_or("ext4") } else { capability };
     if SUPPORTED.contains(&fs) {
         return Ok(fs);
     }
@@ -48,17 +44,12 @@ pub fn plan(content: &Content, fs: &str, volume: &NodeVolume, read_only: bool, i
     let interrupted = volume.formatting && volume.formatted.is_none();
     match content {
         Content::Known { name, .. } if *name == fs && interrupted => Ok(Plan::Format { force: true }),
-        Content::Known { name, .. } if *name == fs => Ok(if volume.formatted.is_some() {
-            Plan::Mount
-        } else {
-            Plan::Accept
-        }),
+        Content::Known { name, .. } if *name == fs => {
+            Ok(if volume.formatted.is_some() { Plan::Mount } else { Plan::Accept })
+        }
         Content::Known { class, .. } => {
-            let hint = if *class == Class::FileSystem {
-                "; set fsType to it, or use another volume"
-            } else {
-                ""
-            };
+            let hint =
+                if *class == Class::FileSystem { "; set fsType to it, or use another volume" } else { "" };
             Err(Error::Refused(format!(
                 "volume {id} holds {}, {fs} was asked for; not formatting{hint}",
                 content.describe()
@@ -102,24 +93,12 @@ pub struct Wish<'a> {
 pub fn mkfs(tools: &Tools, ctx: &Ctx, wish: &Wish<'_>, force: bool) -> Result<()> {
     let (program, defaults): (_, &[&str]) = match wish.fs {
         // No discard: the device is blank. Tables are initialised later, by the kernel.
-        "ext4" => (
-            "mkfs.ext4",
-            &[
-                "-F",
-                "-q",
-                "-m0",
-                "-Enodiscard,lazy_itable_init=1,lazy_journal_init=1",
-            ],
-        ),
+        "ext4" => ("mkfs.ext4", &["-F", "-q", "-m0", "-Enodiscard,lazy_itable_init=1,lazy_journal_init=1"]),
         "xfs" => ("mkfs.xfs", &["-q", "-K"]),
         "btrfs" => ("mkfs.btrfs", &["-q", "-K"]),
         other => return Err(Error::Internal(format!("no mkfs for {other}"))),
     };
-    if let Some(bad) = wish
-        .options
-        .iter()
-        .find(|o| o.starts_with('/') || o.contains('\0'))
-    {
+    if let Some(bad) = wish.options.iter().find(|o| o.starts_with('/') || o.contains('\0')) {
         let problem = format!("{bad:?} is no option for {program}; paths are not allowed");
         return Err(Error::invalid("parameters[\"mkfsOptions\"]", problem));
     }
@@ -131,9 +110,7 @@ pub fn mkfs(tools: &Tools, ctx: &Ctx, wish: &Wish<'_>, force: bool) -> Result<()
     args.push(wish.device.as_os_str());
     tools.must(ctx, program, &args)?;
     let doing = || format!("writing the new file system to {}", wish.device.display());
-    File::open(wish.device)
-        .and_then(|device| device.sync_all())
-        .map_err(|e| Error::io(doing(), e))
+    File::open(wish.device).and_then(|device| device.sync_all()).map_err(|e| Error::io(doing(), e))
 }
 
 #[cfg(test)]

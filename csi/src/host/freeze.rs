@@ -54,12 +54,7 @@ pub fn freeze(tools: &Tools, state: &Path, targets: &[PathBuf], limit: Duration)
         drop::<ChildStdin>(stdin);
         over
     });
-    let mut frozen = Frozen {
-        child,
-        release: Some(release),
-        watch: Some(watch),
-        marker,
-    };
+    let mut frozen = Frozen { child, release: Some(release), watch: Some(watch), marker };
     frozen.wait_until_frozen()?;
     Ok(frozen)
 }
@@ -75,20 +70,14 @@ fn start(tools: &Tools, targets: &[PathBuf]) -> Result<(Child, ChildStdin)> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| Error::io("starting the freeze of a file system", e))?;
-    let stdin = child
-        .stdin
-        .take()
-        .ok_or_else(|| Error::Internal("the child has no input".into()))?;
+    let stdin = child.stdin.take().ok_or_else(|| Error::Internal("the child has no input".into()))?;
     Ok((child, stdin))
 }
 
 impl Frozen {
     fn wait_until_frozen(&mut self) -> Result<()> {
-        let stdout = self
-            .child
-            .stdout
-            .take()
-            .ok_or_else(|| Error::Internal("the child has no output".into()))?;
+        let stdout =
+            self.child.stdout.take().ok_or_else(|| Error::Internal("the child has no output".into()))?;
         let mut line = String::new();
         let read = BufReader::new(stdout).read_line(&mut line);
         if read.is_ok() && line.trim() == "frozen" {
@@ -110,14 +99,8 @@ impl Frozen {
     /// Thaws; `Ok(true)` when the time had been over before.
     fn thaw(&mut self) -> Result<bool> {
         drop(self.release.take());
-        let over = self
-            .watch
-            .take()
-            .is_some_and(|watch| watch.join().unwrap_or(true));
-        let status = self
-            .child
-            .wait()
-            .map_err(|e| Error::io("waiting for the thaw", e))?;
+        let over = self.watch.take().is_some_and(|watch| watch.join().unwrap_or(true));
+        let status = self.child.wait().map_err(|e| Error::io("waiting for the thaw", e))?;
         if !status.success() {
             return Err(Error::Internal(format!(
                 "a file system could not be thawed ({status}); see {}",
@@ -133,9 +116,7 @@ impl Frozen {
 impl Quiesced for Frozen {
     fn resume(mut self: Box<Self>) -> Result<()> {
         if self.thaw()? {
-            return Err(Error::Deadline(
-                "the copy took longer than a file system may stand still".into(),
-            ));
+            return Err(Error::Deadline("the copy took longer than a file system may stand still".into()));
         }
         Ok(())
     }

@@ -15,9 +15,7 @@ pub const SLACK: u64 = 1 << 20;
 /// The size in bytes that a file system's superblock says it has; `None` for one that is not read here.
 pub fn fs_size(device: &File, fs: &str) -> Result<Option<u64>> {
     let field = |offset: u64, bytes: &mut [u8]| {
-        device
-            .read_exact_at(bytes, offset)
-            .map_err(|e| Error::io(format!("reading the {fs} superblock"), e))
+        device.read_exact_at(bytes, offset).map_err(|e| Error::io(format!("reading the {fs} superblock"), e))
     };
     let (mut four, mut eight) = ([0; 4], [0; 8]);
     Ok(match fs {
@@ -42,18 +40,9 @@ pub fn fs_size(device: &File, fs: &str) -> Result<Option<u64>> {
 fn ext4_size(superblock: &[u8; 1024]) -> u64 {
     const BIT64: u32 = 0x80;
     let word = |at: usize| {
-        u32::from_le_bytes([
-            superblock[at],
-            superblock[at + 1],
-            superblock[at + 2],
-            superblock[at + 3],
-        ])
+        u32::from_le_bytes([superblock[at], superblock[at + 1], superblock[at + 2], superblock[at + 3]])
     };
-    let high = if word(0x60) & BIT64 == 0 {
-        0
-    } else {
-        u64::from(word(0x150))
-    };
+    let high = if word(0x60) & BIT64 == 0 { 0 } else { u64::from(word(0x150)) };
     let blocks = high << 32 | u64::from(word(0x04));
     blocks.saturating_mul(1024 << word(0x18).min(6))
 }

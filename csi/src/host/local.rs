@@ -18,18 +18,14 @@ impl LocalHost for Host {
             return Ok(Vec::new());
         };
         let name = device.display();
-        let mounted = device::mounts(&device)?
-            .into_iter()
-            .map(|m| format!("{name} mounted on {}", m.target.display()));
-        let bound = device::binds(&device)?
-            .into_iter()
-            .map(|t| format!("{name} published at {}", t.display()));
+        let mounted =
+            device::mounts(&device)?.into_iter().map(|m| format!("{name} mounted on {}", m.target.display()));
+        let bound =
+            device::binds(&device)?.into_iter().map(|t| format!("{name} published at {}", t.display()));
         let mut users: Vec<_> = mounted.chain(bound).collect();
         if users.is_empty() {
-            users = mounts::open_below(&device, 3)
-                .iter()
-                .map(|who| format!("{name} open by {who}"))
-                .collect();
+            users =
+                mounts::open_below(&device, 3).iter().map(|who| format!("{name} open by {who}")).collect();
         }
         Ok(users)
     }
@@ -50,21 +46,13 @@ impl LocalHost for Host {
             }
             // One mount point freezes the whole file system; a read-only one has nothing to freeze.
             targets.extend(
-                device::mounts(&device)?
-                    .into_iter()
-                    .find(|m| !m.is_super_read_only())
-                    .map(|m| m.target),
+                device::mounts(&device)?.into_iter().find(|m| !m.is_super_read_only()).map(|m| m.target),
             );
         }
         if targets.is_empty() {
             return Ok(Box::new(freeze::Still));
         }
-        Ok(Box::new(freeze::freeze(
-            &self.tools,
-            &self.state,
-            &targets,
-            limit,
-        )?))
+        Ok(Box::new(freeze::freeze(&self.tools, &self.state, &targets, limit)?))
     }
 
     fn grown(&self, data: &Path) -> Result<()> {
@@ -85,22 +73,12 @@ impl LocalHost for Host {
 /// Bind mounts of a directory, or of one below it: read from mountinfo alone, so a dead server elsewhere cannot hang
 /// the question.
 fn bound_directory(data: &Path) -> Result<Vec<String>> {
-    let data = data
-        .canonicalize()
-        .map_err(|e| Error::io(format!("looking at {}", data.display()), e))?;
+    let data = data.canonicalize().map_err(|e| Error::io(format!("looking at {}", data.display()), e))?;
     let all = mountinfo::parse(&mounts::table()?)?;
-    let home = all
-        .iter()
-        .filter(|m| data.starts_with(&m.target))
-        .max_by_key(|m| (m.target.as_os_str().len(), m.id));
+    let home =
+        all.iter().filter(|m| data.starts_with(&m.target)).max_by_key(|m| (m.target.as_os_str().len(), m.id));
     let Some(home) = home else { return Ok(Vec::new()) };
-    let within = home
-        .root
-        .join(data.strip_prefix(&home.target).unwrap_or(Path::new("")));
+    let within = home.root.join(data.strip_prefix(&home.target).unwrap_or(Path::new("")));
     let uses = |m: &&Mount| m.device == home.device && m.root.starts_with(&within) && m.target != home.target;
-    Ok(all
-        .iter()
-        .filter(uses)
-        .map(|m| format!("mounted on {}", m.target.display()))
-        .collect())
+    Ok(all.iter().filter(uses).map(|m| format!("mounted on {}", m.target.display())).collect())
 }

@@ -29,10 +29,7 @@ pub fn find(backing: &Path) -> Result<Option<PathBuf>> {
     };
     let same =
         |path: &Path| fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (wanted.dev(), wanted.ino()));
-    Ok(all()?
-        .into_iter()
-        .find(|(_, file)| same(file))
-        .map(|(device, _)| device))
+    Ok(all()?.into_iter().find(|(_, file)| same(file)).map(|(device, _)| device))
 }
 
 /// Every attached loop device with the path of its backing file, as the kernel tells it (`… (deleted)` when it is
@@ -57,51 +54,39 @@ pub fn all() -> Result<Vec<(PathBuf, PathBuf)>> {
 pub fn attach(backing: &Path, read_only: bool) -> Result<PathBuf> {
     let _one = lock();
     let doing = || format!("attaching {}", backing.display());
-    let file = File::options()
-        .read(true)
-        .write(!read_only)
-        .open(backing)
-        .map_err(|e| Error::io(doing(), e))?;
-    rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| Error::io(doing(), e))?;
+    // A descriptor of its own: the loop device keeps the one it is given open, and with it any lock.
+    let one = File::open(backing).map_err(|e| Error::io(doing(), e))?;
+    rustix::fs::flock(&one, FlockOperation::LockExclusive).map_err(|e| Error::io(doing(), e))?;
     if let Some(device) = find(backing)? {
-        if size(&device)? != file.metadata().map_err(|e| Error::io(doing(), e))?.len() {
+        if size(&device)? != one.metadata().map_err(|e| Error::io(doing(), e))?.len() {
             grow(&device)?;
         }
         return Ok(device);
     }
     let control = LoopControl::open().map_err(|e| Error::io("opening /dev/loop-control", e))?;
     for _ in 0..TRIES {
-        let device = control
-            .next_free()
-            .map_err(|e| Error::io("asking for a free loop device", e))?;
-        // The clone shares the lock, which is held until the device is there.
-        let backing_file = file.try_clone().map_err(|e| Error::io(doing(), e))?;
-        match device.with().read_only(read_only).attach_fd(backing_file) {
+        let device = control.next_free().map_err(|e| Error::io("asking for a free loop device", e))?;
+        let file =
+            File::options().read(true).write(!read_only).open(backing).map_err(|e| Error::io(doing(), e))?;
+        match device.with().read_only(read_only).attach_fd(file) {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {}
             Err(error) => return Err(Error::io(doing(), error)),
             Ok(()) => return attached(&device),
         }
     }
-    Err(Error::Exhausted(format!(
-        "{}: no free loop device after {TRIES} tries",
-        doing()
-    )))
+    Err(Error::Exhausted(format!("{}: no free loop device after {TRIES} tries", doing())))
 }
 
 fn attached(device: &LoopDevice) -> Result<PathBuf> {
     if let Err(error) = device.set_direct_io(true) {
         tracing::debug!(%error, "the backing file system has no direct I/O; the loop device is buffered");
     }
-    device
-        .path()
-        .ok_or_else(|| Error::Internal("the new loop device has no path".into()))
+    device.path().ok_or_else(|| Error::Internal("the new loop device has no path".into()))
 }
 
 /// Tells a device that its file has another size.
 pub fn grow(device: &Path) -> Result<()> {
-    open(device)?
-        .set_capacity()
-        .map_err(|e| Error::io(format!("growing {}", device.display()), e))
+    open(device)?.set_capacity().map_err(|e| Error::io(format!("growing {}", device.display()), e))
 }
 
 /// A block device's size in bytes.
@@ -128,11 +113,7 @@ pub fn detach(device: &Path) -> Result<()> {
             return Err(Error::Refused(format!(
                 "{} is still in use{}; it is detached when its last user closes it; repeat the call then",
                 device.display(),
-                if holders.is_empty() {
-                    String::new()
-                } else {
-                    format!(" by {holders}")
-                }
+                if holders.is_empty() { String::new() } else { format!(" by {holders}") }
             )));
         }
         std::thread::sleep(Duration::from_millis(2));

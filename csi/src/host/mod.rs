@@ -131,11 +131,7 @@ impl Host {
                 || Ok::<_, Error>(device::mounts(&device)?.is_empty() && device::binds(&device)?.is_empty());
             if orphan && unused()? && mounts::open_below(&device, 1).is_empty() {
                 loopdev::detach(&device)?;
-                done.push(format!(
-                    "detached {}: its file {} is gone",
-                    device.display(),
-                    file.display()
-                ));
+                done.push(format!("detached {}: its file {} is gone", device.display(), file.display()));
             }
         }
         Ok(done)

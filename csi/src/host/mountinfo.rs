@@ -61,9 +61,7 @@ impl Mount {
 
 /// Parses a whole table. A line that is none: an error with its number.
 pub fn parse(table: &[u8]) -> Result<Vec<Mount>> {
-    lines(table)
-        .map(|(number, line)| mount(line).ok_or_else(|| bad(number, line)))
-        .collect()
+    lines(table).map(|(number, line)| mount(line).ok_or_else(|| bad(number, line))).collect()
 }
 
 /// The mounts that `wanted` chooses by their target and device, without building the others.
@@ -114,29 +112,14 @@ fn mount(line: &[u8]) -> Option<Mount> {
             b"-" => break,
             b"unbindable" => propagation.unbindable = true,
             _ => {
-                propagation.shared = propagation
-                    .shared
-                    .or(field.strip_prefix(b"shared:").and_then(number));
-                propagation.master = propagation
-                    .master
-                    .or(field.strip_prefix(b"master:").and_then(number));
+                propagation.shared = propagation.shared.or(field.strip_prefix(b"shared:").and_then(number));
+                propagation.master = propagation.master.or(field.strip_prefix(b"master:").and_then(number));
             }
         }
     }
     let (fs_type, source, super_options) = (text(fields.next()?), unescape(fields.next()?), fields.next()?);
     let (source, super_options) = (source.into_os_string(), text(super_options));
-    Some(Mount {
-        id,
-        parent,
-        device,
-        root,
-        target,
-        options,
-        propagation,
-        fs_type,
-        source,
-        super_options,
-    })
+    Some(Mount { id, parent, device, root, target, options, propagation, fs_type, source, super_options })
 }
 
 fn number(field: &[u8]) -> Option<u64> {

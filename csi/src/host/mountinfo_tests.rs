@@ -17,11 +17,7 @@ fn every_field_is_read() {
         root: "/mnt1".into(),
         target: "/mnt 2".into(),
         options: "rw,noatime".into(),
-        propagation: Propagation {
-            shared: Some(7),
-            master: Some(1),
-            unbindable: false,
-        },
+        propagation: Propagation { shared: Some(7), master: Some(1), unbindable: false },
         fs_type: "ext3".into(),
         source: "/dev/root".into(),
         super_options: "rw,errors=continue".into(),
@@ -42,16 +38,8 @@ fn a_line_without_optional_fields_and_with_an_unbindable_one() {
 fn a_bad_line_is_named_by_its_number() {
     let table = [LINE, b"\n", b"37 35 98:x / /y rw - ext4 a rw"].concat();
     assert!(parse(&table).unwrap_err().to_string().contains("line 2"));
-    assert!(
-        select(&table, |_, _| true)
-            .unwrap_err()
-            .to_string()
-            .contains("line 2")
-    );
-    assert!(
-        parse(&LINE[..LINE.len() - 30]).is_err(),
-        "a line that was cut short"
-    );
+    assert!(select(&table, |_, _| true).unwrap_err().to_string().contains("line 2"));
+    assert!(parse(&LINE[..LINE.len() - 30]).is_err(), "a line that was cut short");
 }
 
 #[test]
@@ -65,12 +53,7 @@ fn this_systems_own_table_is_read() {
     let table = std::fs::read("/proc/self/mountinfo").unwrap();
     let mounts = parse(&table).unwrap();
     assert!(mounts.iter().any(|m| m.target == Path::new("/")));
-    assert_eq!(
-        select(&table, |target, _| target == Path::new("/"))
-            .unwrap()
-            .len(),
-        1
-    );
+    assert_eq!(select(&table, |target, _| target == Path::new("/")).unwrap().len(), 1);
 }
 
 fn escape(path: &[u8]) -> Vec<u8> {

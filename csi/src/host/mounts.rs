@@ -35,22 +35,15 @@ pub fn mount_device(
     read_only: bool,
 ) -> Result<()> {
     let (mut flags, data) = parse_options(options)?;
-    flags.set(
-        MountFlags::RDONLY,
-        read_only || flags.contains(MountFlags::RDONLY),
-    );
+    flags.set(MountFlags::RDONLY, read_only || flags.contains(MountFlags::RDONLY));
     let data = CString::new(data.join(",")).map_err(|_| Error::invalid("mount_flags", "have a NUL byte"))?;
     // The options are not in the text: the specification says that they may hold secrets.
     rustix::mount::mount(device, target, fs_type, flags, data.as_c_str()).map_err(|errno| {
-        let doing = format!(
-            "mounting {} ({fs_type}) on {}",
-            device.display(),
-            target.display()
-        );
+        let doing = format!("mounting {} ({fs_type}) on {}", device.display(), target.display());
         match errno {
-            Errno::INVAL => Error::Refused(format!(
-                "{doing}: {errno}: the file system or a mount option is not valid"
-            )),
+            Errno::INVAL => {
+                Error::Refused(format!("{doing}: {errno}: the file system or a mount option is not valid"))
+            }
             Errno::BUSY => Error::Refused(format!("{doing}: {errno}: it is mounted elsewhere or in use")),
             Errno::UCLEAN | Errno::ILSEQ => Error::Refused(format!(
                 "{doing}: {errno}: the file system is damaged; check it with its own fsck"
@@ -74,9 +67,7 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
 /// Makes the mount on `target` read only and keeps its other options.
 pub fn make_read_only(target: &Path) -> Result<()> {
     let now = on(target)?;
-    let now = now
-        .last()
-        .ok_or_else(|| Error::Internal(format!("{} is not mounted", target.display())))?;
+    let now = now.last().ok_or_else(|| Error::Internal(format!("{} is not mounted", target.display())))?;
     let mut flags = MountFlags::BIND | MountFlags::RDONLY;
     for (option, flag) in FLAGS {
         flags.set(flag, flags.contains(flag) || now.has_option(option));
@@ -85,10 +76,7 @@ pub fn make_read_only(target: &Path) -> Result<()> {
         .map_err(|e| Error::io(format!("making {} read only", target.display()), e))?;
     match on(target)?.last() {
         Some(mount) if mount.is_read_only() => Ok(()),
-        _ => Err(Error::Internal(format!(
-            "{} is not read only after the kernel said so",
-            target.display()
-        ))),
+        _ => Err(Error::Internal(format!("{} is not read only after the kernel said so", target.display()))),
     }
 }
 
@@ -114,15 +102,8 @@ pub fn unmount_all(ctx: &Ctx, path: &Path) -> Result<()> {
 
 fn busy(path: &Path) -> Error {
     let holders = open_below(path, 3);
-    let who = if holders.is_empty() {
-        "a process or another mount".to_owned()
-    } else {
-        holders.join(", ")
-    };
-    Error::Refused(format!(
-        "{} is busy: used by {who}; stop it and repeat the call",
-        path.display()
-    ))
+    let who = if holders.is_empty() { "a process or another mount".to_owned() } else { holders.join(", ") };
+    Error::Refused(format!("{} is busy: used by {who}; stop it and repeat the call", path.display()))
 }
 
 /// Up to `most` processes that have something open below a path or a device open, as `pid 12 (postgres)`.
@@ -130,14 +111,8 @@ pub fn open_below(path: &Path, most: usize) -> Vec<String> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let uses = |dir: &Path| {
         let links = ["cwd", "root"].map(|name| dir.join(name)).into_iter();
-        let files = fs::read_dir(dir.join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|e| e.path());
-        links
-            .chain(files)
-            .any(|link| fs::read_link(link).is_ok_and(|to| to.starts_with(path)))
+        let files = fs::read_dir(dir.join("fd")).into_iter().flatten().flatten().map(|e| e.path());
+        links.chain(files).any(|link| fs::read_link(link).is_ok_and(|to| to.starts_with(path)))
     };
     processes
         .filter(|entry| entry.file_name().as_bytes().iter().all(u8::is_ascii_digit) && uses(&entry.path()))
@@ -164,32 +139,16 @@ const FLAGS: [(&str, MountFlags); 11] = [
 ];
 
 /// Options that are the default, or the opposite of a flag, and so need nothing.
-const DEFAULTS: [&str; 9] = [
-    "rw",
-    "defaults",
-    "suid",
-    "dev",
-    "exec",
-    "async",
-    "atime",
-    "diratime",
-    "nolazytime",
-];
+const DEFAULTS: [&str; 9] =
+    ["rw", "defaults", "suid", "dev", "exec", "async", "atime", "diratime", "nolazytime"];
 
 /// Splits mount options into the kernel's flags and the file system's own data. Options that would turn the mount into
 /// something else are refused.
 pub fn parse_options(options: &[String]) -> Result<(MountFlags, Vec<String>)> {
     let (mut flags, mut data) = (MountFlags::empty(), Vec::new());
-    for option in options
-        .iter()
-        .flat_map(|o| o.split(','))
-        .filter(|o| !o.is_empty())
-    {
+    for option in options.iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()) {
         if ["bind", "rbind", "move", "remount", "loop"].contains(&option) {
-            return Err(Error::invalid(
-                "mount_flags",
-                format!("{option:?} is not for a volume; remove it"),
-            ));
+            return Err(Error::invalid("mount_flags", format!("{option:?} is not for a volume; remove it")));
         }
         match FLAGS.iter().find(|(name, _)| *name == option) {
             Some((_, flag)) => flags |= *flag,
@@ -241,9 +200,7 @@ mod tests {
         let _open = fs::File::create(dir.path().join("open")).unwrap();
         let holders = open_below(&dir.path().canonicalize().unwrap(), 3);
         assert!(
-            holders
-                .iter()
-                .any(|h| h.starts_with(&format!("pid {} (", std::process::id()))),
+            holders.iter().any(|h| h.starts_with(&format!("pid {} (", std::process::id()))),
             "{holders:?}"
         );
     }

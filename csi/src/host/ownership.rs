@@ -26,9 +26,7 @@ pub fn give_to_group(ctx: &Ctx, root: &Path, gid: u32) -> Result<()> {
         ctx.check()?;
         let entries = fs::read_dir(&dir).map_err(|e| Error::io(format!("reading {}", dir.display()), e))?;
         for entry in entries {
-            let path = entry
-                .map_err(|e| Error::io(format!("reading {}", dir.display()), e))?
-                .path();
+            let path = entry.map_err(|e| Error::io(format!("reading {}", dir.display()), e))?.path();
             let meta = stat(&path)?;
             if meta.dev() != top.dev() {
                 continue;
@@ -76,11 +74,8 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let (sub, file, link) = (
-            dir.path().join("sub"),
-            dir.path().join("sub/file"),
-            dir.path().join("link"),
-        );
+        let (sub, file, link) =
+            (dir.path().join("sub"), dir.path().join("sub/file"), dir.path().join("link"));
         fs::create_dir(&sub).unwrap();
         fs::write(&file, "x").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
@@ -91,11 +86,7 @@ mod tests {
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o660);
         assert_eq!(fs::metadata(&sub).unwrap().mode() & 0o2070, 0o2070);
         assert_eq!(fs::symlink_metadata(&link).unwrap().gid(), 4242);
-        assert_eq!(
-            fs::metadata("/etc/passwd").unwrap().gid(),
-            before,
-            "the link was not followed"
-        );
+        assert_eq!(fs::metadata("/etc/passwd").unwrap().gid(), before, "the link was not followed");
     }
 
     #[test]

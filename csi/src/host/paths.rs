@@ -38,10 +38,7 @@ impl Paths {
     /// `kubelet` is kubelet's directory as it names it in requests.
     pub fn new(kubelet: &Path) -> Self {
         let real = kubelet.canonicalize().unwrap_or_else(|_| kubelet.to_owned());
-        Self {
-            kubelet: kubelet.to_owned(),
-            real,
-        }
+        Self { kubelet: kubelet.to_owned(), real }
     }
 
     /// The path without symbolic links. One on the way: [`Error::Invalid`] that names it. What does not exist yet is
@@ -52,10 +49,8 @@ impl Paths {
             return Err(Error::invalid(field, problem));
         }
         if let Some(long) = path.components().find(|c| c.as_os_str().len() > 255) {
-            let problem = format!(
-                "the component {:.40}… has more than 255 bytes",
-                long.as_os_str().to_string_lossy()
-            );
+            let problem =
+                format!("the component {:.40}… has more than 255 bytes", long.as_os_str().to_string_lossy());
             return Err(Error::invalid(field, problem));
         }
         let path = match path.strip_prefix(&self.kubelet) {
@@ -83,12 +78,7 @@ impl Paths {
             Kind::Directory => fs::DirBuilder::new().mode(0o750).create(path),
             Kind::File => {
                 use std::os::unix::fs::OpenOptionsExt as _;
-                fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(path)
-                    .map(drop)
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
             }
         };
         match made {
@@ -110,11 +100,7 @@ impl Paths {
         if right {
             return Ok(());
         }
-        let problem = format!(
-            "{} exists and is not a {}; it was left as it is",
-            path.display(),
-            kind.name()
-        );
+        let problem = format!("{} exists and is not a {}; it was left as it is", path.display(), kind.name());
         Err(Error::invalid(field, problem))
     }
 }
@@ -182,23 +168,16 @@ mod tests {
         symlink(root.join("disk/kubelet"), root.join("kubelet")).unwrap();
         symlink("/etc", root.join("disk/kubelet/pods/evil")).unwrap();
         let paths = Paths::new(&root.join("kubelet"));
-        let good = paths
-            .resolve("target_path", &root.join("kubelet/pods/a/b"))
-            .unwrap();
+        let good = paths.resolve("target_path", &root.join("kubelet/pods/a/b")).unwrap();
         assert_eq!(good, root.join("disk/kubelet/pods/a/b"));
         for bad in ["kubelet/pods/evil", "kubelet/pods/evil/passwd"] {
-            let error = paths
-                .resolve("target_path", &root.join(bad))
-                .unwrap_err()
-                .to_string();
+            let error = paths.resolve("target_path", &root.join(bad)).unwrap_err().to_string();
             assert!(
                 error.starts_with("target_path: ") && error.contains("evil is a symbolic link"),
                 "{error}"
             );
         }
-        let error = Paths::new(Path::new("/nowhere"))
-            .resolve("x", &root.join("kubelet/pods"))
-            .unwrap_err();
+        let error = Paths::new(Path::new("/nowhere")).resolve("x", &root.join("kubelet/pods")).unwrap_err();
         assert!(
             error.to_string().contains("symbolic link"),
             "outside kubelet's directory no link is allowed: {error}"
@@ -209,11 +188,7 @@ mod tests {
     fn climbing_and_long_names_are_refused() {
         let paths = Paths::new(Path::new("/var/lib/kubelet"));
         for bad in ["/a/../b", "a/b", &format!("/{}", "x".repeat(256))] {
-            assert_eq!(
-                paths.resolve("p", Path::new(bad)).unwrap_err().label(),
-                "invalid",
-                "{bad}"
-            );
+            assert_eq!(paths.resolve("p", Path::new(bad)).unwrap_err().label(), "invalid", "{bad}");
         }
     }
 
@@ -232,11 +207,7 @@ mod tests {
                 .contains("not a directory")
         );
         assert!(
-            paths
-                .make("target_path", &folder, Kind::File)
-                .unwrap_err()
-                .to_string()
-                .contains("not a file")
+            paths.make("target_path", &folder, Kind::File).unwrap_err().to_string().contains("not a file")
         );
         assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
     }
@@ -244,11 +215,8 @@ mod tests {
     #[test]
     fn only_what_is_empty_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let (full, empty, file) = (
-            dir.path().join("full"),
-            dir.path().join("empty"),
-            dir.path().join("file"),
-        );
+        let (full, empty, file) =
+            (dir.path().join("full"), dir.path().join("empty"), dir.path().join("file"));
         fs::create_dir_all(full.join("data")).unwrap();
         fs::create_dir(&empty).unwrap();
         fs::write(&file, "data").unwrap();

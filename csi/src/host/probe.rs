@@ -41,10 +41,7 @@ impl Content {
     pub fn describe(&self) -> String {
         match self {
             Self::Blank => "nothing".into(),
-            Self::Known {
-                name,
-                class: Class::FileSystem,
-            } => format!("a file system ({name})"),
+            Self::Known { name, class: Class::FileSystem } => format!("a file system ({name})"),
             Self::Known { name, .. } => (*name).into(),
             Self::Unknown { offset, bytes } => format!("unknown data at byte {offset} ({bytes})"),
         }
@@ -67,11 +64,7 @@ pub fn probe(device: &File, size: u64, backing: Option<&File>) -> Result<Content
         if let Some(offset) = first_nonzero(device, from, to)? {
             let mut bytes = vec![0; usize::try_from((size - offset).min(16)).unwrap_or(16)];
             read(device, offset, &mut bytes)?;
-            let bytes = bytes
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect::<Vec<_>>()
-                .join(" ");
+            let bytes = bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
             return Ok(Content::Unknown { offset, bytes });
         }
     }
@@ -87,25 +80,16 @@ fn signature(device: &File, size: u64) -> Result<Option<Content>> {
         let mut bytes = vec![0; s.magic.len()];
         read(device, offset, &mut bytes)?;
         if bytes == s.magic {
-            return Ok(Some(Content::Known {
-                name: s.name,
-                class: s.class,
-            }));
+            return Ok(Some(Content::Known { name: s.name, class: s.class }));
         }
     }
     let mut head = vec![0; usize::try_from(size.min(2048)).unwrap_or(2048)];
     read(device, 0, &mut head)?;
     if let Some(name) = head.get(1024..).and_then(signatures::ext) {
-        return Ok(Some(Content::Known {
-            name,
-            class: Class::FileSystem,
-        }));
+        return Ok(Some(Content::Known { name, class: Class::FileSystem }));
     }
     if signatures::is_mbr(&head) {
-        return Ok(Some(Content::Known {
-            name: "MBR partition table",
-            class: Class::PartitionTable,
-        }));
+        return Ok(Some(Content::Known { name: "MBR partition table", class: Class::PartitionTable }));
     }
     Ok(None)
 }
@@ -114,9 +98,7 @@ fn signature(device: &File, size: u64) -> Result<Option<Content>> {
 fn data_extents(file: &File, size: u64) -> Result<Vec<(u64, u64)>> {
     let (mut extents, mut at) = (Vec::new(), 0);
     let failed = |e: Errno| {
-        Error::Refused(format!(
-            "the holes of the backing file could not be found: {e}; not formatting"
-        ))
+        Error::Refused(format!("the holes of the backing file could not be found: {e}; not formatting"))
     };
     while at < size {
         let from = match rustix::fs::seek(file, SeekFrom::Data(at)) {
@@ -127,9 +109,7 @@ fn data_extents(file: &File, size: u64) -> Result<Vec<(u64, u64)>> {
         if from >= size {
             break;
         }
-        let to = rustix::fs::seek(file, SeekFrom::Hole(from))
-            .map_err(failed)?
-            .min(size);
+        let to = rustix::fs::seek(file, SeekFrom::Hole(from)).map_err(failed)?.min(size);
         extents.push((from, to));
         at = to;
     }

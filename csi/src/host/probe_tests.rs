@@ -18,11 +18,7 @@ fn image(size: u64, writes: &[(u64, &[u8])]) -> File {
 fn look(file: &File) -> Content {
     let size = file.metadata().unwrap().len();
     let with_holes = probe(file, size, Some(file)).unwrap();
-    assert_eq!(
-        with_holes,
-        probe(file, size, None).unwrap(),
-        "with and without knowing the holes"
-    );
+    assert_eq!(with_holes, probe(file, size, None).unwrap(), "with and without knowing the holes");
     with_holes
 }
 
@@ -31,9 +27,7 @@ fn every_signature_of_the_table_is_found() {
     for s in SIGNATURES {
         let size = 8 << 20;
         let file = image(size, &[(s.at.offset(size).unwrap(), s.magic)]);
-        let Content::Known { class, .. } = look(&file) else {
-            panic!("{} was not found", s.name)
-        };
+        let Content::Known { class, .. } = look(&file) else { panic!("{} was not found", s.name) };
         assert_eq!(class, s.class, "{}", s.name);
     }
 }
@@ -60,9 +54,7 @@ fn real_file_systems_are_told_by_name() {
         if program == "mkswap" {
             Command::new(program).arg(file.path()).output().unwrap();
         }
-        let Content::Known { name, .. } = look(file.as_file()) else {
-            panic!("{fs} was not found")
-        };
+        let Content::Known { name, .. } = look(file.as_file()) else { panic!("{fs} was not found") };
         assert_eq!(name, fs);
     }
 }
@@ -71,18 +63,12 @@ fn real_file_systems_are_told_by_name() {
 fn an_mbr_needs_a_plausible_partition() {
     let mut sector = [0; 512];
     sector[510..].copy_from_slice(b"\x55\xaa");
-    assert!(matches!(
-        look(&image(1 << 20, &[(0, &sector)])),
-        Content::Unknown { offset: 510, .. }
-    ));
+    assert!(matches!(look(&image(1 << 20, &[(0, &sector)])), Content::Unknown { offset: 510, .. }));
     sector[446 + 4] = 0x83;
     sector[446 + 12] = 1;
     assert!(matches!(
         look(&image(1 << 20, &[(0, &sector)])),
-        Content::Known {
-            class: Class::PartitionTable,
-            ..
-        }
+        Content::Known { class: Class::PartitionTable, .. }
     ));
 }
 
@@ -91,11 +77,7 @@ fn blank_devices_of_odd_sizes() {
     for size in [0, 512, 1024, 4096 + 512, 300 << 20] {
         assert_eq!(look(&image(size, &[])), Content::Blank, "{size} bytes");
     }
-    assert_eq!(
-        look(&image(1 << 20, &[(0, &[0; 1 << 20])])),
-        Content::Blank,
-        "written zeros"
-    );
+    assert_eq!(look(&image(1 << 20, &[(0, &[0; 1 << 20])])), Content::Blank, "written zeros");
 }
 
 #[test]
@@ -103,10 +85,7 @@ fn one_sector_that_is_not_zero_in_the_middle_of_a_large_sparse_device() {
     let size = 2 << 30;
     let file = image(size, &[(size / 2 + 512, &[7; 512])]);
     let found = probe(&file, size, Some(&file)).unwrap();
-    assert!(
-        matches!(found, Content::Unknown { offset, .. } if offset == size / 2 + 512),
-        "{found:?}"
-    );
+    assert!(matches!(found, Content::Unknown { offset, .. } if offset == size / 2 + 512), "{found:?}");
     assert!(found.describe().contains("07 07 07"));
 }
 

@@ -42,23 +42,15 @@ impl Host {
     fn publish_mount(&self, r: &PublishRequest<'_>, staging: &Path, target: &Path) -> Result<()> {
         let staged = mounts::on(staging)?.pop().ok_or_else(|| {
             let staging = staging.display();
-            Error::Refused(format!(
-                "volume {} is not staged at {staging}; call NodeStageVolume first",
-                r.id
-            ))
+            Error::Refused(format!("volume {} is not staged at {staging}; call NodeStageVolume first", r.id))
         })?;
         let same = |m: &Mount| m.device == staged.device && m.root == staged.root;
         if let Some(mount) = mounts::on(target)?.pop() {
             return self.accept(&mount, same(&mount), r, target);
         }
         let all = mountinfo::parse(&mounts::table()?)?;
-        let others = all
-            .iter()
-            .filter(|m| same(m) && m.target != staging && m.target != *target);
-        let others: Vec<_> = others
-            .map(|m| m.target.clone())
-            .filter(|t| !is_source(r.volume, t))
-            .collect();
+        let others = all.iter().filter(|m| same(m) && m.target != staging && m.target != *target);
+        let others: Vec<_> = others.map(|m| m.target.clone()).filter(|t| !is_source(r.volume, t)).collect();
         one_pod_only(r, &others)?;
         self.paths.make("target_path", target, Kind::Directory)?;
         self.bind(staging, target, r.read_only)
@@ -81,10 +73,7 @@ impl Host {
             let same = mounts::bound_device(&mount).is_some_and(|d| d == device);
             return accept(same, device_read_only, r, target, &mount);
         }
-        let others: Vec<_> = device::binds(&device)?
-            .into_iter()
-            .filter(|t| t != target)
-            .collect();
+        let others: Vec<_> = device::binds(&device)?.into_iter().filter(|t| t != target).collect();
         one_pod_only(r, &others)?;
         if device_read_only != r.read_only {
             self.set_read_only(ctx, r, &device, &others)?;
@@ -111,9 +100,7 @@ impl Host {
             )));
         }
         let flag = if r.read_only { "--setro" } else { "--setrw" };
-        self.tools
-            .must(ctx, "blockdev", &[flag.as_ref(), device.as_os_str()])
-            .map(drop)
+        self.tools.must(ctx, "blockdev", &[flag.as_ref(), device.as_os_str()]).map(drop)
     }
 
     /// Binds, and remembers on disk that a read-only bind is under way: the kernel makes it in two steps, and a crash
@@ -173,9 +160,7 @@ fn accept(
     let target = target.display();
     if !same {
         let source = mount.source.to_string_lossy();
-        return Err(Error::AlreadyExists(format!(
-            "{target} has something else mounted on it ({source})"
-        )));
+        return Err(Error::AlreadyExists(format!("{target} has something else mounted on it ({source})")));
     }
     if is_read_only == r.read_only {
         return Ok(());

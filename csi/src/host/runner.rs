@@ -14,14 +14,7 @@ use provisioners::{Ctx, Error, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Where programs are looked for, in this order; the caller's PATH is not used.
-const DIRS: [&str; 6] = [
-    "/usr/sbin",
-    "/usr/bin",
-    "/sbin",
-    "/bin",
-    "/usr/local/sbin",
-    "/usr/local/bin",
-];
+const DIRS: [&str; 6] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
 
 /// The programs that may be run, and the Debian package that has each.
 const PROGRAMS: [(&str, &str); 10] = [
@@ -63,31 +56,17 @@ pub struct Tools {
 impl Tools {
     /// Looks the programs up; no process is started. `timeout` is the longest that one may run.
     pub fn find(timeout: Duration) -> Self {
-        let find = |program| {
-            DIRS.iter()
-                .map(|dir| Path::new(dir).join(program))
-                .find(|path| path.is_file())
-        };
-        let paths = PROGRAMS
-            .iter()
-            .filter_map(|(program, _)| Some((*program, find(program)?)))
-            .collect();
-        Self {
-            paths: Arc::new(paths),
-            timeout,
-        }
+        let find = |program| DIRS.iter().map(|dir| Path::new(dir).join(program)).find(|path| path.is_file());
+        let paths = PROGRAMS.iter().filter_map(|(program, _)| Some((*program, find(program)?))).collect();
+        Self { paths: Arc::new(paths), timeout }
     }
 
     /// The absolute path of a program. Missing: an error that names the Debian package to install.
     pub fn path(&self, program: &'static str) -> Result<&Path> {
         self.paths.get(program).map(PathBuf::as_path).ok_or_else(|| {
-            let package = PROGRAMS
-                .iter()
-                .find(|(name, _)| *name == program)
-                .map_or("its package", |(_, p)| *p);
-            Error::Refused(format!(
-                "{program} is not installed on this node; install {package}"
-            ))
+            let package =
+                PROGRAMS.iter().find(|(name, _)| *name == program).map_or("its package", |(_, p)| *p);
+            Error::Refused(format!("{program} is not installed on this node; install {package}"))
         })
     }
 
@@ -108,21 +87,13 @@ impl Tools {
         let (stdout, stderr) = (stdout.text(), stderr.text());
         let status = ended?;
         tracing::debug!(program, ?args, code = ?status.code(), ms = begun.elapsed().as_millis(), "ran");
-        Ok(Output {
-            code: status.code(),
-            stdout,
-            stderr,
-        })
+        Ok(Output { code: status.code(), stdout, stderr })
     }
 
     /// Like [`Tools::run`]; an exit other than 0 is an error with the code and the last lines of standard error.
     pub fn must(&self, ctx: &Ctx, program: &'static str, args: &[&OsStr]) -> Result<Output> {
         let output = self.run(ctx, program, args)?;
-        if output.code == Some(0) {
-            Ok(output)
-        } else {
-            Err(Error::Internal(output.failure(program)))
-        }
+        if output.code == Some(0) { Ok(output) } else { Err(Error::Internal(output.failure(program))) }
     }
 
     fn wait(&self, ctx: &Ctx, program: &str, child: &mut Child) -> Result<ExitStatus> {
@@ -136,9 +107,7 @@ impl Tools {
             }
             let over = if begun.elapsed() > self.timeout {
                 let seconds = self.timeout.as_secs_f64();
-                Err(Error::Deadline(format!(
-                    "{program} did not end in {seconds} s and was killed"
-                )))
+                Err(Error::Deadline(format!("{program} did not end in {seconds} s and was killed")))
             } else {
                 ctx.check()
             };
@@ -155,14 +124,10 @@ impl Tools {
 impl Output {
     /// A text for an error: program, exit code or signal, and the last lines it wrote.
     pub fn failure(&self, program: &str) -> String {
-        let how = self.code.map_or("was ended by a signal".to_owned(), |code| {
-            format!("failed with exit code {code}")
-        });
-        let words = if self.stderr.trim().is_empty() {
-            &self.stdout
-        } else {
-            &self.stderr
-        };
+        let how = self
+            .code
+            .map_or("was ended by a signal".to_owned(), |code| format!("failed with exit code {code}"));
+        let words = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
         let lines: Vec<_> = words.trim().lines().rev().take(4).collect();
         let lines = lines.into_iter().rev().collect::<Vec<_>>().join("; ");
         format!("{program} {how}: {lines}")
@@ -172,11 +137,7 @@ impl Output {
 /// A command with nothing of our environment, in a process group of its own.
 pub fn command(path: &Path) -> Command {
     let mut command = Command::new(path);
-    command
-        .env_clear()
-        .env("LC_ALL", "C")
-        .env("PATH", DIRS.join(":"))
-        .process_group(0);
+    command.env_clear().env("LC_ALL", "C").env("PATH", DIRS.join(":")).process_group(0);
     command
 }
 
@@ -230,11 +191,8 @@ mod tests {
 
     #[test]
     fn code_and_stderr_are_kept_and_the_environment_is_ours() {
-        let output = sh(
-            Duration::from_secs(10),
-            "echo out; echo err >&2; echo $LC_ALL $HOME; exit 3",
-        )
-        .unwrap();
+        let output =
+            sh(Duration::from_secs(10), "echo out; echo err >&2; echo $LC_ALL $HOME; exit 3").unwrap();
         assert_eq!(
             (output.code, output.stdout.as_str(), output.stderr.as_str()),
             (Some(3), "out\nC\n", "err\n")
@@ -245,50 +203,29 @@ mod tests {
     #[test]
     fn a_program_over_its_time_is_killed_with_its_children() {
         let marker = format!("86399.{}", std::process::id());
-        let error = sh(
-            Duration::from_millis(200),
-            &format!("sleep {marker} & sleep {marker}"),
-        )
-        .unwrap_err();
+        let error = sh(Duration::from_millis(200), &format!("sleep {marker} & sleep {marker}")).unwrap_err();
         assert_eq!(error.label(), "deadline");
         let alive = |entry: &std::fs::DirEntry| {
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             String::from_utf8_lossy(&line).contains(&marker) && line.starts_with(b"sleep")
         };
         let begun = Instant::now();
-        while std::fs::read_dir("/proc")
-            .unwrap()
-            .flatten()
-            .any(|entry| alive(&entry))
-        {
-            assert!(
-                begun.elapsed() < Duration::from_secs(10),
-                "a child of the killed program is alive"
-            );
+        while std::fs::read_dir("/proc").unwrap().flatten().any(|entry| alive(&entry)) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "a child of the killed program is alive");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
     #[test]
     fn much_output_neither_blocks_nor_fills_the_memory() {
-        let output = sh(
-            Duration::from_secs(30),
-            "head -c 3000000 /dev/zero | tr '\\0' x; echo end",
-        )
-        .unwrap();
+        let output = sh(Duration::from_secs(30), "head -c 3000000 /dev/zero | tr '\\0' x; echo end").unwrap();
         assert!(output.stdout.len() <= KEEP && output.stdout.ends_with("end\n"));
     }
 
     #[test]
     fn a_missing_program_names_its_package() {
-        let tools = Tools {
-            paths: Arc::default(),
-            timeout: Duration::from_secs(1),
-        };
+        let tools = Tools { paths: Arc::default(), timeout: Duration::from_secs(1) };
         let error = tools.run(&Ctx::new(), "mkfs.xfs", &[]).unwrap_err().to_string();
-        assert!(
-            error.contains("mkfs.xfs is not installed") && error.contains("xfsprogs"),
-            "{error}"
-        );
+        assert!(error.contains("mkfs.xfs is not installed") && error.contains("xfsprogs"), "{error}");
     }
 }

@@ -50,21 +50,11 @@ impl Place {
 }
 
 const fn at(offset: u64, name: &'static str, class: Class, magic: &'static [u8]) -> Signature {
-    Signature {
-        name,
-        class,
-        at: Place::Start(offset),
-        magic,
-    }
+    Signature { name, class, at: Place::Start(offset), magic }
 }
 
 const fn end(back: u64, align: u64, name: &'static str, class: Class, magic: &'static [u8]) -> Signature {
-    Signature {
-        name,
-        class,
-        at: Place::End { back, align },
-        magic,
-    }
+    Signature { name, class, at: Place::End { back, align }, magic }
 }
 
 use Class::{Container, FileSystem, PartitionTable, Swap};
@@ -85,42 +75,19 @@ pub const SIGNATURES: &[Signature] = &[
     at(1024, "LVM2 physical volume", Container, b"LABELONE"),
     at(1536, "LVM2 physical volume", Container, b"LABELONE"),
     at(0, "Ceph BlueStore", Container, b"bluestore block device"),
-    at(
-        4096 + 24,
-        "bcache",
-        Container,
-        b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81",
-    ),
+    at(4096 + 24, "bcache", Container, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"),
     at(0, "Linux RAID (1.1)", Container, b"\xfc\x4e\x2b\xa9"),
     at(4096, "Linux RAID (1.2)", Container, b"\xfc\x4e\x2b\xa9"),
     end(0x2000, 0x1000, "Linux RAID (1.0)", Container, b"\xfc\x4e\x2b\xa9"),
-    end(
-        0x1_0000,
-        0x1_0000,
-        "Linux RAID (0.90)",
-        Container,
-        b"\xfc\x4e\x2b\xa9",
-    ),
+    end(0x1_0000, 0x1_0000, "Linux RAID (0.90)", Container, b"\xfc\x4e\x2b\xa9"),
     at(0x2_0000, "ZFS", Container, b"\x0c\xb1\xba\x00\x00\x00\x00\x00"),
     at(0x2_1000, "ZFS", Container, b"\x0c\xb1\xba\x00\x00\x00\x00\x00"),
     at(0x2_0000, "ZFS", Container, b"\x00\x00\x00\x00\x00\xba\xb1\x0c"),
     at(0x2_1000, "ZFS", Container, b"\x00\x00\x00\x00\x00\xba\xb1\x0c"),
     at(512, "GPT partition table", PartitionTable, b"EFI PART"),
     at(4096, "GPT partition table", PartitionTable, b"EFI PART"),
-    end(
-        512,
-        512,
-        "GPT partition table (backup)",
-        PartitionTable,
-        b"EFI PART",
-    ),
-    end(
-        4096,
-        512,
-        "GPT partition table (backup)",
-        PartitionTable,
-        b"EFI PART",
-    ),
+    end(512, 512, "GPT partition table (backup)", PartitionTable, b"EFI PART"),
+    end(4096, 512, "GPT partition table (backup)", PartitionTable, b"EFI PART"),
     at(4096 - 10, "swap space", Swap, b"SWAPSPACE2"),
     at(8192 - 10, "swap space", Swap, b"SWAPSPACE2"),
     at(16384 - 10, "swap space", Swap, b"SWAPSPACE2"),
@@ -152,23 +119,15 @@ pub fn ext(superblock: &[u8]) -> Option<&'static str> {
     if superblock.get(0x38..0x3a)? != b"\x53\xef" {
         return None;
     }
-    let word = |at: usize| {
-        superblock
-            .get(at..at + 4)?
-            .try_into()
-            .ok()
-            .map(u32::from_le_bytes)
-    };
+    let word = |at: usize| superblock.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
     let (compat, incompat, ro_compat) = (word(0x5c)?, word(0x60)?, word(0x64)?);
-    Some(
-        if incompat & EXT4_INCOMPAT != 0 || ro_compat & EXT4_RO_COMPAT != 0 {
-            "ext4"
-        } else if compat & HAS_JOURNAL != 0 {
-            "ext3"
-        } else {
-            "ext2"
-        },
-    )
+    Some(if incompat & EXT4_INCOMPAT != 0 || ro_compat & EXT4_RO_COMPAT != 0 {
+        "ext4"
+    } else if compat & HAS_JOURNAL != 0 {
+        "ext3"
+    } else {
+        "ext2"
+    })
 }
 
 /// Whether a first sector is an MBR: its mark, and at least one entry that could be a partition. (A FAT boot sector

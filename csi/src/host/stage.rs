@@ -55,26 +55,11 @@ impl Host {
                 device::check_size(r.id, &device, r.volume.size)
                     .inspect_err(|_| detach_again(&device, attached))
             }
-            (
-                Access::LoopFile { path },
-                AccessType::Mount {
-                    fs_type,
-                    flags,
-                    group,
-                },
-            ) => {
+            (Access::LoopFile { path }, AccessType::Mount { fs_type, flags, group }) => {
                 let fs = format::desired(fs_type, r.volume.fs_type.as_deref())?;
                 mounts::parse_options(flags)?;
                 let (id, volume, target) = (r.id, r.volume, staging.clone());
-                let wish = Wish {
-                    id,
-                    volume,
-                    backing: path,
-                    fs,
-                    flags,
-                    read_only,
-                    staging: target,
-                };
+                let wish = Wish { id, volume, backing: path, fs, flags, read_only, staging: target };
                 self.stage_file_system(ctx, &wish, log)?;
                 self.give(ctx, &staging, *group, read_only)
             }
@@ -90,10 +75,7 @@ impl Host {
 
     fn stage_directory(&self, source: &Path, staging: &Path, read_only: bool) -> Result<()> {
         if !source.is_dir() {
-            return Err(Error::NotFound(format!(
-                "{} is not there any more",
-                source.display()
-            )));
+            return Err(Error::NotFound(format!("{} is not there any more", source.display())));
         }
         self.paths.make("staging_target_path", staging, Kind::Directory)?;
         if let Some(mount) = mounts::on(staging)?.last() {
@@ -104,21 +86,14 @@ impl Host {
     }
 
     fn stage_file_system(&self, ctx: &Ctx, wish: &Wish<'_>, log: &dyn FormatLog) -> Result<()> {
-        self.paths
-            .make("staging_target_path", &wish.staging, Kind::Directory)?;
+        self.paths.make("staging_target_path", &wish.staging, Kind::Directory)?;
         ctx.stage("attaching");
         let attached = loopdev::find(wish.backing)?.is_some();
         let device = loopdev::attach(wish.backing, wish.read_only)?;
         if let Some(mount) = mounts::on(&wish.staging)?.last() {
-            return accept(
-                mount,
-                mount.source == device.as_os_str(),
-                wish.read_only,
-                &wish.staging,
-            );
+            return accept(mount, mount.source == device.as_os_str(), wish.read_only, &wish.staging);
         }
-        self.mount_checked(ctx, wish, &device, log)
-            .inspect_err(|_| detach_again(&device, attached))
+        self.mount_checked(ctx, wish, &device, log).inspect_err(|_| detach_again(&device, attached))
     }
 
     fn mount_checked(&self, ctx: &Ctx, wish: &Wish<'_>, device: &Path, log: &dyn FormatLog) -> Result<()> {
@@ -151,16 +126,7 @@ impl Host {
                 ctx.stage(format!("making the {} file system", wish.fs));
                 log.begin(wish.fs)?;
                 let options = &wish.volume.mkfs_options;
-                format::mkfs(
-                    &self.tools,
-                    ctx,
-                    &format::Wish {
-                        device,
-                        fs: wish.fs,
-                        options,
-                    },
-                    force,
-                )?;
+                format::mkfs(&self.tools, ctx, &format::Wish { device, fs: wish.fs, options }, force)?;
                 log.done(wish.fs)?;
                 return Ok(true);
             }
@@ -211,10 +177,8 @@ impl Host {
     /// how the backend says to get at the volume; without it the mount tells the device.
     pub fn unstage(&self, ctx: &Ctx, access: Option<&Access>, staging: &Path) -> Result<()> {
         let staging = self.paths.resolve("staging_target_path", staging)?;
-        let mut devices: Vec<PathBuf> = mounts::on(&staging)?
-            .into_iter()
-            .filter_map(|m| device::loop_of(&m))
-            .collect();
+        let mut devices: Vec<PathBuf> =
+            mounts::on(&staging)?.into_iter().filter_map(|m| device::loop_of(&m)).collect();
         if let Some(Access::LoopFile { path }) = access {
             devices.extend(loopdev::find(path)?);
         }
@@ -235,19 +199,12 @@ fn accept(mount: &Mount, same: bool, read_only: bool, staging: &Path) -> Result<
     let wanted = if read_only { "read-only" } else { "read-write" };
     if !same {
         let source = mount.source.to_string_lossy();
-        return Err(Error::AlreadyExists(format!(
-            "{} has {source} mounted on it",
-            staging.display()
-        )));
+        return Err(Error::AlreadyExists(format!("{} has {source} mounted on it", staging.display())));
     }
     if mount.is_read_only() == read_only {
         return Ok(());
     }
-    let is = if mount.is_read_only() {
-        "read-only"
-    } else {
-        "read-write"
-    };
+    let is = if mount.is_read_only() { "read-only" } else { "read-write" };
     Err(Error::AlreadyExists(format!(
         "{} is staged {is} and was asked {wanted}; unstage it first",
         staging.display()
@@ -255,14 +212,8 @@ fn accept(mount: &Mount, same: bool, read_only: bool, staging: &Path) -> Result<
 }
 
 fn refuse_published(device: &Path, staging: &Path) -> Result<()> {
-    let others = device::mounts(device)?
-        .into_iter()
-        .map(|m| m.target)
-        .chain(device::binds(device)?);
-    let others: Vec<_> = others
-        .filter(|target| target != staging)
-        .map(|t| t.display().to_string())
-        .collect();
+    let others = device::mounts(device)?.into_iter().map(|m| m.target).chain(device::binds(device)?);
+    let others: Vec<_> = others.filter(|target| target != staging).map(|t| t.display().to_string()).collect();
     if others.is_empty() {
         return Ok(());
     }

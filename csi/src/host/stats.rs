@@ -37,25 +37,14 @@ pub struct VolumeStats {
 pub fn stats(path: &Path) -> Result<VolumeStats> {
     let meta = match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Error::NotFound(format!(
-                "volume_path: {} does not exist",
-                path.display()
-            )));
+            return Err(Error::NotFound(format!("volume_path: {} does not exist", path.display())));
         }
         Err(error) => return Err(Error::io(format!("volume_path: {}", path.display()), error)),
         Ok(meta) => meta,
     };
     if meta.file_type().is_block_device() {
-        let bytes = Usage {
-            total: loopdev::size(path)?,
-            ..Usage::default()
-        };
-        return Ok(VolumeStats {
-            bytes,
-            inodes: None,
-            condition: Condition::healthy(),
-            block: true,
-        });
+        let bytes = Usage { total: loopdev::size(path)?, ..Usage::default() };
+        return Ok(VolumeStats { bytes, inodes: None, condition: Condition::healthy(), block: true });
     }
     let mount = mounts::on(path)?.pop();
     let mount = mount
@@ -67,17 +56,9 @@ pub fn stats(path: &Path) -> Result<VolumeStats> {
         used: fs.f_blocks.saturating_sub(fs.f_bfree) * fs.f_frsize,
         available: fs.f_bavail * fs.f_frsize,
     };
-    let inodes = Usage {
-        total: fs.f_files,
-        used: fs.f_files.saturating_sub(fs.f_ffree),
-        available: fs.f_favail,
-    };
-    Ok(VolumeStats {
-        bytes,
-        inodes: Some(inodes),
-        condition: condition(&mount),
-        block: false,
-    })
+    let inodes =
+        Usage { total: fs.f_files, used: fs.f_files.saturating_sub(fs.f_ffree), available: fs.f_favail };
+    Ok(VolumeStats { bytes, inodes: Some(inodes), condition: condition(&mount), block: false })
 }
 
 /// A file system that the kernel has made read only, or a device whose file is gone.
@@ -87,12 +68,9 @@ fn condition(mount: &Mount) -> Condition {
                     then unstage and stage the volume so that it is checked";
         return Condition::abnormal(text);
     }
-    let gone = loopdev::all()
-        .unwrap_or_default()
-        .into_iter()
-        .find(|(device, file)| {
-            device.as_os_str() == mount.source && file.to_string_lossy().ends_with(" (deleted)")
-        });
+    let gone = loopdev::all().unwrap_or_default().into_iter().find(|(device, file)| {
+        device.as_os_str() == mount.source && file.to_string_lossy().ends_with(" (deleted)")
+    });
     match gone {
         Some((device, file)) => Condition::abnormal(format!(
             "the backing file of {} was removed: {}; copy the data away before the volume is unmounted",

@@ -46,10 +46,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let backing = dir.path().canonicalize().unwrap().join("disk.img");
         File::create(&backing).unwrap().set_len(size).unwrap();
-        let options = HostOptions {
-            state_dir: dir.path().join("state"),
-            ..HostOptions::default()
-        };
+        let options = HostOptions { state_dir: dir.path().join("state"), ..HostOptions::default() };
         let volume = NodeVolume {
             access: Access::LoopFile { path: backing },
             size,
@@ -59,18 +56,11 @@ impl Bench {
             formatted: None,
             formatting: false,
         };
-        Some(Self {
-            host: Host::new(options),
-            dir,
-            volume,
-            log: Notes::default(),
-        })
+        Some(Self { host: Host::new(options), dir, volume, log: Notes::default() })
     }
 
     fn backing(&self) -> &Path {
-        let Access::LoopFile { path } = &self.volume.access else {
-            unreachable!()
-        };
+        let Access::LoopFile { path } = &self.volume.access else { unreachable!() };
         path
     }
 
@@ -84,27 +74,16 @@ impl Bench {
 
     fn stage_as(&self, capability: &Capability) -> Result<()> {
         let staging = self.path("staging");
-        let request = StageRequest {
-            id: "v",
-            volume: &self.volume,
-            capability,
-            staging: &staging,
-        };
+        let request = StageRequest { id: "v", volume: &self.volume, capability, staging: &staging };
         self.host.stage(&Ctx::new(), &request, &self.log)
     }
 
     fn unstage(&self) -> Result<()> {
-        self.host
-            .unstage(&Ctx::new(), Some(&self.volume.access), &self.path("staging"))
+        self.host.unstage(&Ctx::new(), Some(&self.volume.access), &self.path("staging"))
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) {
-        File::options()
-            .write(true)
-            .open(self.backing())
-            .unwrap()
-            .write_all_at(bytes, offset)
-            .unwrap();
+        File::options().write(true).open(self.backing()).unwrap().write_all_at(bytes, offset).unwrap();
     }
 
     /// The stage is refused, the text has these words, the file is as it was, and no device is left.
@@ -113,19 +92,10 @@ impl Bench {
         let before = fs::read(self.backing()).unwrap();
         let error = self.stage(fs).unwrap_err();
         assert_eq!(error.label(), "refused", "{error}");
-        words
-            .iter()
-            .for_each(|w| assert!(error.to_string().contains(w), "{w:?} is not in: {error}"));
-        assert!(
-            before == fs::read(self.backing()).unwrap(),
-            "the refusal changed the data"
-        );
+        words.iter().for_each(|w| assert!(error.to_string().contains(w), "{w:?} is not in: {error}"));
+        assert!(before == fs::read(self.backing()).unwrap(), "the refusal changed the data");
         assert!(self.log.0.lock().unwrap().is_empty());
-        assert_eq!(
-            loopdev::find(self.backing()).unwrap(),
-            None,
-            "a loop device was left"
-        );
+        assert_eq!(loopdev::find(self.backing()).unwrap(), None, "a loop device was left");
     }
 }
 
@@ -145,14 +115,7 @@ impl Drop for Bench {
 }
 
 fn mount_capability(fs: &str, mode: AccessMode) -> Capability {
-    Capability {
-        access: AccessType::Mount {
-            fs_type: fs.into(),
-            flags: Vec::new(),
-            group: None,
-        },
-        mode,
-    }
+    Capability { access: AccessType::Mount { fs_type: fs.into(), flags: Vec::new(), group: None }, mode }
 }
 
 #[test]
@@ -178,14 +141,7 @@ fn foreign_content_is_never_formatted() {
 #[test]
 fn another_file_system_is_named() {
     let Some(bench) = Bench::new(64 * MIB) else { return };
-    assert!(
-        Command::new("mkfs.ext4")
-            .arg("-qF")
-            .arg(bench.backing())
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("mkfs.ext4").arg("-qF").arg(bench.backing()).status().unwrap().success());
     bench.refused("xfs", &["ext4", "xfs"]);
 }
 
@@ -195,25 +151,13 @@ fn a_device_that_cannot_be_read_is_refused() {
     bench.write(0, &[0; 4096]);
     let device = loopdev::attach(bench.backing(), false).unwrap();
     // The device keeps its size; what it reads past the new end of the file is an I/O error.
-    File::options()
-        .write(true)
-        .open(bench.backing())
-        .unwrap()
-        .set_len(MIB)
-        .unwrap();
+    File::options().write(true).open(bench.backing()).unwrap().set_len(MIB).unwrap();
     let content = probe::probe(&File::open(&device).unwrap(), 64 * MIB, None);
     let error = content.unwrap_err().to_string();
-    assert!(
-        error.contains("could not be read") && error.contains("not formatting"),
-        "{error}"
-    );
+    assert!(error.contains("could not be read") && error.contains("not formatting"), "{error}");
     loopdev::detach(&device).unwrap();
     assert!(
-        bench
-            .stage("ext4")
-            .unwrap_err()
-            .to_string()
-            .contains("its record says"),
+        bench.stage("ext4").unwrap_err().to_string().contains("its record says"),
         "the size is wrong, too"
     );
 }
@@ -253,19 +197,9 @@ fn an_interrupted_format_is_begun_again() {
 fn a_read_only_stage_makes_nothing_and_later_mounts_read_only() {
     let Some(bench) = Bench::new(64 * MIB) else { return };
     let reader = mount_capability("ext4", AccessMode::SingleNodeReaderOnly);
-    assert!(
-        bench
-            .stage_as(&reader)
-            .unwrap_err()
-            .to_string()
-            .contains("blank and asked for read-only")
-    );
+    assert!(bench.stage_as(&reader).unwrap_err().to_string().contains("blank and asked for read-only"));
     bench.stage("ext4").unwrap();
-    assert_eq!(
-        bench.stage_as(&reader).unwrap_err().label(),
-        "already_exists",
-        "it is staged read-write"
-    );
+    assert_eq!(bench.stage_as(&reader).unwrap_err().label(), "already_exists", "it is staged read-write");
     bench.unstage().unwrap();
     bench.stage_as(&reader).unwrap();
     assert!(fs::write(bench.path("staging/x"), "x").is_err());
@@ -277,22 +211,11 @@ fn a_fresh_root_has_the_mode_and_a_group_owns_the_files() {
     use std::os::unix::fs::MetadataExt as _;
     let Some(bench) = Bench::new(64 * MIB) else { return };
     bench.stage("ext4").unwrap();
-    assert_eq!(
-        fs::metadata(bench.path("staging")).unwrap().mode() & 0o7777,
-        0o750
-    );
+    assert_eq!(fs::metadata(bench.path("staging")).unwrap().mode() & 0o7777, 0o750);
     fs::write(bench.path("staging/file"), "x").unwrap();
-    let access = AccessType::Mount {
-        fs_type: "ext4".into(),
-        flags: vec!["noatime".into()],
-        group: Some(4321),
-    };
-    bench
-        .stage_as(&Capability {
-            access,
-            mode: AccessMode::SingleNodeWriter,
-        })
-        .unwrap();
+    let access =
+        AccessType::Mount { fs_type: "ext4".into(), flags: vec!["noatime".into()], group: Some(4321) };
+    bench.stage_as(&Capability { access, mode: AccessMode::SingleNodeWriter }).unwrap();
     assert_eq!(fs::metadata(bench.path("staging/file")).unwrap().gid(), 4321);
     bench.unstage().unwrap();
 }
@@ -304,10 +227,7 @@ fn a_dirty_journal_is_replayed_and_damage_is_refused() {
     };
     bench.stage("ext4").unwrap();
     fs::write(bench.path("staging/file"), "kept").unwrap();
-    File::open(bench.path("staging/file"))
-        .unwrap()
-        .sync_all()
-        .unwrap();
+    File::open(bench.path("staging/file")).unwrap().sync_all().unwrap();
     // A copy while it is mounted is what a power cut leaves.
     let copy = bench.path("copy.img");
     fs::copy(bench.backing(), &copy).unwrap();
@@ -329,17 +249,9 @@ fn ext4_grows_when_it_is_staged_and_says_what_it_lacks_when_mounted() {
         return;
     };
     bench.stage("ext4").unwrap();
-    File::options()
-        .write(true)
-        .open(bench.backing())
-        .unwrap()
-        .set_len(128 * MIB)
-        .unwrap();
+    File::options().write(true).open(bench.backing()).unwrap().set_len(128 * MIB).unwrap();
     bench.volume.size = 128 * MIB;
-    match bench
-        .host
-        .expand(&Ctx::new(), &bench.volume, &bench.path("staging"))
-    {
+    match bench.host.expand(&Ctx::new(), &bench.volume, &bench.path("staging")) {
         Ok(size) => assert_eq!(size, 128 * MIB, "this process has CAP_SYS_RESOURCE"),
         Err(error) => assert!(error.to_string().contains("CAP_SYS_RESOURCE"), "{error}"),
     }
@@ -432,23 +344,9 @@ fn a_frozen_file_system_thaws_on_resume_on_time_and_by_the_next_start() {
     // Frozen by a process that is gone, with its child: the marker is what is left.
     let staging = bench.path("staging");
     fs::create_dir_all(bench.path("state/frozen")).unwrap();
-    fs::write(
-        bench.path("state/frozen/dead"),
-        format!("{}\n", staging.display()),
-    )
-    .unwrap();
-    assert!(
-        Command::new("fsfreeze")
-            .arg("-f")
-            .arg(&staging)
-            .status()
-            .unwrap()
-            .success()
-    );
-    assert_eq!(
-        bench.host.recover().unwrap(),
-        [format!("thawed {}", staging.display())]
-    );
+    fs::write(bench.path("state/frozen/dead"), format!("{}\n", staging.display())).unwrap();
+    assert!(Command::new("fsfreeze").arg("-f").arg(&staging).status().unwrap().success());
+    assert_eq!(bench.host.recover().unwrap(), [format!("thawed {}", staging.display())]);
     assert!(can_write(&bench));
     assert_eq!(fs::read_dir(bench.path("state/frozen")).unwrap().count(), 0);
     bench.unstage().unwrap();

@@ -61,19 +61,14 @@ impl Node for Service {
     ) -> Result<Response<pb::NodeGetCapabilitiesResponse>, Status> {
         let capabilities = capabilities::node(&self.backend);
         let work = async { Ok(pb::NodeGetCapabilitiesResponse { capabilities }) };
-        self.answer("NodeGetCapabilities", request.metadata(), "", work)
-            .await
+        self.answer("NodeGetCapabilities", request.metadata(), "", work).await
     }
 
     async fn node_get_info(
         &self,
         request: Request<pb::NodeGetInfoRequest>,
     ) -> Result<Response<pb::NodeGetInfoResponse>, Status> {
-        let topology = self
-            .backend
-            .placement
-            .as_ref()
-            .map(|p| convert::topology_segments(&p.topology()));
+        let topology = self.backend.placement.as_ref().map(|p| convert::topology_segments(&p.topology()));
         let work = async {
             Ok(pb::NodeGetInfoResponse {
                 node_id: self.node_id.clone(),

@@ -33,18 +33,10 @@ impl Service {
                 secrets: &secrets,
             };
             let volume = service.backend.node.access(&wish).await?;
-            let log = Log {
-                node: service.backend.node.clone(),
-                id: id.clone(),
-                runtime: Handle::current(),
-            };
+            let log = Log { node: service.backend.node.clone(), id: id.clone(), runtime: Handle::current() };
             blocking(move || {
-                let wish = StageRequest {
-                    id: &id.0,
-                    volume: &volume,
-                    capability: &capability,
-                    staging: &staging,
-                };
+                let wish =
+                    StageRequest { id: &id.0, volume: &volume, capability: &capability, staging: &staging };
                 service.host.stage(&ctx, &wish, &log)
             })
             .await
@@ -68,12 +60,7 @@ impl Service {
                 Err(Error::NotFound(_) | Error::Corrupt { .. }) => None,
                 Err(error) => return Err(error),
             };
-            blocking(move || {
-                service
-                    .host
-                    .unstage(&ctx, volume.as_ref().map(|v| &v.access), &staging)
-            })
-            .await
+            blocking(move || service.host.unstage(&ctx, volume.as_ref().map(|v| &v.access), &staging)).await
         })
         .await?;
         Ok(pb::NodeUnstageVolumeResponse {})
@@ -91,10 +78,7 @@ impl Service {
         let read_only = request.readonly || capability.mode.is_read_only();
         let (service, context) = (self.clone(), request.volume_context.clone());
         let publish_context = request.publish_context.clone();
-        let holds = vec![
-            Hold::Shared(key(&id)),
-            Hold::Exclusive(format!("path {}", target.display())),
-        ];
+        let holds = vec![Hold::Shared(key(&id)), Hold::Exclusive(format!("path {}", target.display()))];
         self.single("NodePublishVolume", &request, holds, |ctx| async move {
             let wish = NodeRequest {
                 id: &id,
@@ -128,10 +112,7 @@ impl Service {
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         let target = validate::path("target_path", &request.target_path)?.to_path_buf();
         let service = self.clone();
-        let holds = vec![
-            Hold::Shared(key(&id)),
-            Hold::Exclusive(format!("path {}", target.display())),
-        ];
+        let holds = vec![Hold::Shared(key(&id)), Hold::Exclusive(format!("path {}", target.display()))];
         self.single("NodeUnpublishVolume", &request, holds, |ctx| async move {
             blocking(move || service.host.unpublish(&ctx, &target)).await
         })
@@ -179,9 +160,7 @@ impl Service {
                 blocking(move || service.host.expand(&ctx, &volume, &path)).await
             })
             .await?;
-        Ok(pb::NodeExpandVolumeResponse {
-            capacity_bytes: bytes(capacity),
-        })
+        Ok(pb::NodeExpandVolumeResponse { capacity_bytes: bytes(capacity) })
     }
 
     fn node_capability(&self, capability: Option<&pb::VolumeCapability>) -> Result<Capability> {
@@ -197,12 +176,7 @@ impl Service {
     /// A volume for a call that brings no context.
     async fn locate(&self, id: &VolumeId) -> Result<NodeVolume> {
         let (none, secrets) = (provisioners::StringMap::new(), Secrets::default());
-        let wish = NodeRequest {
-            id,
-            context: &none,
-            publish_context: &none,
-            secrets: &secrets,
-        };
+        let wish = NodeRequest { id, context: &none, publish_context: &none, secrets: &secrets };
         self.backend.node.access(&wish).await
     }
 }
@@ -236,9 +210,7 @@ fn usage(stats: &VolumeStats) -> Vec<pb::VolumeUsage> {
         unit: unit.into(),
     };
     let inodes = stats.inodes.as_ref().map(|u| entry(u, Unit::Inodes));
-    std::iter::once(entry(&stats.bytes, Unit::Bytes))
-        .chain(inodes)
-        .collect()
+    std::iter::once(entry(&stats.bytes, Unit::Bytes)).chain(inodes).collect()
 }
 
 /// Writes the begin and the end of a format into the volume's record.

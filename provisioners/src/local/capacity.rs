@@ -10,29 +10,18 @@ impl Store {
     /// What volumes of such parameters can still take here; elsewhere, or for a use that is not possible: nothing.
     pub(super) fn capacity(&self, query: &CapacityQuery) -> Result<Capacity> {
         let params = Params::parse(&self.config, &query.parameters, &StringMap::new())?;
-        let here = query
-            .topology
-            .as_ref()
-            .is_none_or(|term| includes(term, &self.topology()));
+        let here = query.topology.as_ref().is_none_or(|term| includes(term, &self.topology()));
         let block = query.capabilities.iter().any(|it| it.access == AccessType::Block);
         let possible = query.capabilities.iter().all(|it| supports(it).is_ok());
         if !here || !possible || block && params.kind == VolumeType::Directory {
-            return Ok(Capacity {
-                available: 0,
-                maximum: Some(0),
-                minimum: None,
-            });
+            return Ok(Capacity { available: 0, maximum: Some(0), minimum: None });
         }
         let root = self.root(&params.root)?;
         root.ensure()?;
         let available = Space::of(&root.path, self.config.reserve)?.available();
         let fs_type = query.capabilities.iter().find_map(wished).or(params.fs_type);
         let (smallest, _) = minimum(params.kind, block, fs_type.as_deref());
-        Ok(Capacity {
-            available,
-            maximum: Some(available - available % MIB),
-            minimum: Some(smallest),
-        })
+        Ok(Capacity { available, maximum: Some(available - available % MIB), minimum: Some(smallest) })
     }
 }
 

@@ -166,19 +166,13 @@ impl LocalConfig {
             ));
         }
         if self.default_size == 0 || i64::try_from(self.default_size).is_err() {
-            return Err(Error::invalid(
-                "defaultSize",
-                "must be from 1 byte to 2^63-1 bytes",
-            ));
+            return Err(Error::invalid("defaultSize", "must be from 1 byte to 2^63-1 bytes"));
         }
         Ok(())
     }
 
     fn check_nesting(&self, name: &str, path: &Path) -> Result<()> {
-        let inside = self
-            .roots
-            .iter()
-            .find(|(other, at)| *other != name && path.starts_with(at));
+        let inside = self.roots.iter().find(|(other, at)| *other != name && path.starts_with(at));
         match inside {
             Some((other, _)) => {
                 let problem =
@@ -196,14 +190,9 @@ fn check_root(name: &str, path: &Path) -> Result<()> {
         let problem = "a root's name is 1 to 30 characters of a-z, 0-9 and `-`, a letter or digit first";
         return Err(Error::invalid(field, problem));
     }
-    let plain = path
-        .components()
-        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if !path.is_absolute() || !plain || path.parent().is_none() {
-        let problem = format!(
-            "{} is not an absolute path without `..`, below `/`",
-            path.display()
-        );
+        let problem = format!("{} is not an absolute path without `..`, below `/`", path.display());
         return Err(Error::invalid(field, problem));
     }
     Ok(())

@@ -19,11 +19,7 @@ const CHUNK: u64 = 8 * MIB;
 pub(super) fn open_source(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    options
-        .read(true)
-        .custom_flags(nofollow)
-        .open(path)
-        .map_err(|e| failed("opening", path, e))
+    options.read(true).custom_flags(nofollow).open(path).map_err(|e| failed("opening", path, e))
 }
 
 /// Makes an image file that must not exist.
@@ -48,8 +44,7 @@ pub(super) fn reflink(from: &File, to: &File) -> io::Result<bool> {
 /// Calls [`Ctx::check`] every 8 MiB. Without `share` the copy gets blocks of its own: copy_file_range(2) may share them.
 pub(super) fn copy_sparse(ctx: &Ctx, from: &File, to: &File, what: &Path, share: bool) -> Result<()> {
     let length = from.metadata().map_err(|e| failed("looking at", what, e))?.len();
-    to.set_len(length)
-        .map_err(|e| failed("sizing the copy of", what, e))?;
+    to.set_len(length).map_err(|e| failed("sizing the copy of", what, e))?;
     let mut at = 0;
     while let Some((start, end)) =
         next_data(from, at, length).map_err(|e| failed("looking for data in", what, e))?

@@ -89,18 +89,8 @@ impl TreeCopy<'_> {
         mkdirat(CWD, target, Mode::RWXU).map_err(|e| problem("creating", target, e))?;
         let to = open_top(target)?;
         let began = now(&to, target)?;
-        let mut it = TreeCopy {
-            ctx,
-            linked: HashMap::new(),
-            target: open_top(target)?,
-            files: 0,
-        };
-        let top = Level {
-            from,
-            to,
-            path: PathBuf::new(),
-            depth: 0,
-        };
+        let mut it = TreeCopy { ctx, linked: HashMap::new(), target: open_top(target)?, files: 0 };
+        let top = Level { from, to, path: PathBuf::new(), depth: 0 };
         it.directory(&top)?;
         syncfs(&it.target).map_err(|e| problem("syncing", target, e))?;
         Ok(began)
@@ -113,10 +103,7 @@ impl TreeCopy<'_> {
                 level.path.display()
             )));
         }
-        let meta = level
-            .from
-            .metadata()
-            .map_err(|e| problem("looking at", &level.path, e))?;
+        let meta = level.from.metadata().map_err(|e| problem("looking at", &level.path, e))?;
         let mut entries = Dir::read_from(&level.from).map_err(|e| problem("reading", &level.path, e))?;
         while let Some(entry) = entries.read() {
             let entry = entry.map_err(|e| problem("reading", &level.path, e))?;
@@ -145,10 +132,7 @@ impl TreeCopy<'_> {
         if meta.nlink() > 1 && self.link(level, name, &meta, &path)? {
             return Ok(());
         }
-        if self
-            .leaf(level, name, &node, &meta, &path)
-            .map_err(|e| e.at(&path))?
-        {
+        if self.leaf(level, name, &node, &meta, &path).map_err(|e| e.at(&path))? {
             let to = open_node(&level.to, name).map_err(|e| problem("opening the copy of", &path, e))?;
             let to = to.ok_or_else(|| Error::Internal(format!("the copy of {} vanished", path.display())))?;
             dress(&fd_path(&node), &fd_path(&to), &meta, !meta.is_symlink()).map_err(|e| e.at(&path))?;
@@ -163,17 +147,9 @@ impl TreeCopy<'_> {
         mkdirat(&level.to, name, Mode::RWXU).map_err(|e| problem("creating the copy of", &path, e))?;
         let to = open_below(&level.to, name).map_err(|e| problem("opening the copy of", &path, e))?;
         let Some(to) = to else {
-            return Err(Error::Internal(format!(
-                "the copy of {} vanished",
-                path.display()
-            )));
+            return Err(Error::Internal(format!("the copy of {} vanished", path.display())));
         };
-        self.directory(&Level {
-            from,
-            to,
-            path,
-            depth: level.depth + 1,
-        })
+        self.directory(&Level { from, to, path, depth: level.depth + 1 })
     }
 
     /// Makes another name of a file that was copied already. `Ok(false)`: it was not.
@@ -262,8 +238,5 @@ fn dress(from: &str, to: &str, meta: &Metadata, mode: bool) -> Result<(), Troubl
 }
 
 fn timespec(tv_sec: i64, nsec: i64) -> Timespec {
-    Timespec {
-        tv_sec,
-        tv_nsec: nsec,
-    }
+    Timespec { tv_sec, tv_nsec: nsec }
 }

@@ -129,10 +129,7 @@ impl Store {
         if limit != 0 && limit < origin.size {
             return Err(short("limit_bytes", limit));
         }
-        let range = CapacityRange {
-            required: required.max(origin.size),
-            limit,
-        };
+        let range = CapacityRange { required: required.max(origin.size), limit };
         decide(range, origin.size, least)
     }
 
@@ -162,12 +159,7 @@ impl Store {
         }
         settle(root, plan)?;
         tracing::info!(volume = %plan.handle, dir = %target.display(), capacity, "created");
-        Ok(self.show(&Found {
-            root,
-            handle: plan.handle.clone(),
-            dir: target,
-            record,
-        }))
+        Ok(self.show(&Found { root, handle: plan.handle.clone(), dir: target, record }))
     }
 
     fn record_for(&self, plan: &Plan, origin: Option<&Origin>, capacity: u64) -> VolumeRecord {
@@ -179,10 +171,7 @@ impl Store {
             pvc: spec.pvc.clone(),
             kind: plan.params.kind,
             capacity,
-            requested: Requested {
-                required: spec.range.required,
-                limit: spec.range.limit,
-            },
+            requested: Requested { required: spec.range.required, limit: spec.range.limit },
             parameters: spec.parameters.clone(),
             mutable_parameters: spec.mutable_parameters.clone(),
             modified: crate::StringMap::new(),
@@ -216,8 +205,7 @@ impl Store {
                 });
             }
         }
-        file.set_len(capacity)
-            .map_err(|e| failed("setting the length of", data, e))?;
+        file.set_len(capacity).map_err(|e| failed("setting the length of", data, e))?;
         if thick {
             allocate(&file, data, 0, capacity)?;
         }
@@ -237,11 +225,7 @@ pub(super) fn allocate(file: &std::fs::File, path: &Path, offset: u64, length: u
 }
 
 fn fill_directory(ctx: &Ctx, plan: &Plan, origin: Option<&Origin>, data: &Path) -> Result<()> {
-    let mut dress = Mutable {
-        mode: plan.params.mode,
-        uid: plan.params.uid,
-        gid: plan.params.gid,
-    };
+    let mut dress = Mutable { mode: plan.params.mode, uid: plan.params.uid, gid: plan.params.gid };
     if let Some(origin) = origin {
         copy_tree(ctx, &origin.data, data)?;
     } else {
@@ -286,10 +270,9 @@ fn check_origin(plan: &Plan, origin: &Origin) -> Result<()> {
         return Err(Error::invalid("parameters[\"type\"]", problem));
     }
     match (&plan.fs_type, &origin.fs.formatted) {
-        (Some(asked), Some(has)) if asked != has && !plan.block => Err(Error::invalid(
-            "fsType",
-            format!("{asked:?}, but the source holds {has}; ask for {has}"),
-        )),
+        (Some(asked), Some(has)) if asked != has && !plan.block => {
+            Err(Error::invalid("fsType", format!("{asked:?}, but the source holds {has}; ask for {has}")))
+        }
         _ => Ok(()),
     }
 }

@@ -91,10 +91,7 @@ pub(super) fn remove_snapshot(root: &Root, key: &str, dir: &Path) -> Result<()> 
 fn discard(root: &Root, kind: &str, key: &str, dir: &Path, parent: &Path) -> Result<()> {
     let trash = root.own("trash").join(format!("{kind}-{key}"));
     if !rename_new(dir, &trash)? {
-        return Err(Error::Internal(format!(
-            "{} is not empty; repeat the call",
-            trash.display()
-        )));
+        return Err(Error::Internal(format!("{} is not empty; repeat the call", trash.display())));
     }
     sync(parent)
 }

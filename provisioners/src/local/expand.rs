@@ -39,23 +39,15 @@ impl Store {
 
     fn grow(&self, found: &Found<'_>, length: u64, capacity: u64) -> Result<()> {
         let path = found.data();
-        let file = OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .map_err(|e| failed("opening", &path, e))?;
-        let allocated = file
-            .metadata()
-            .map_err(|e| failed("looking at", &path, e))?
-            .blocks()
-            * 512;
+        let file = OpenOptions::new().write(true).open(&path).map_err(|e| failed("opening", &path, e))?;
+        let allocated = file.metadata().map_err(|e| failed("looking at", &path, e))?.blocks() * 512;
         let space = Space::of(&found.root.path, self.config.reserve)?;
         space.check(capacity.saturating_sub(allocated), &found.root.path)?;
         if self.params_of(&found.record)?.thick {
             let allocated = allocate(&file, &path, length, capacity - length);
             take_back(&file, &path, length, allocated)?;
         } else {
-            file.set_len(capacity)
-                .map_err(|e| failed("setting the length of", &path, e))?;
+            file.set_len(capacity).map_err(|e| failed("setting the length of", &path, e))?;
         }
         file.sync_all().map_err(|e| failed("syncing", &path, e))
     }
@@ -64,19 +56,14 @@ impl Store {
 /// After a failed allocation, gives back what it did get: nobody knows yet that the file grew.
 fn take_back(file: &File, path: &Path, length: u64, allocated: Result<()>) -> Result<()> {
     if allocated.is_err() {
-        file.set_len(length)
-            .map_err(|e| failed("setting the length of", path, e))?;
+        file.set_len(length).map_err(|e| failed("setting the length of", path, e))?;
     }
     allocated
 }
 
 /// The size to grow to from `current`.
 fn target(range: CapacityRange, current: u64) -> Result<u64> {
-    let capacity = if range.required > current {
-        round_up(range.required)?
-    } else {
-        current
-    };
+    let capacity = if range.required > current { round_up(range.required)? } else { current };
     if range.limit == 0 || capacity <= range.limit {
         return Ok(capacity);
     }

@@ -44,17 +44,12 @@ impl Store {
             first.ok_or_else(|| Error::invalid("source_volume_ids", "is empty; name at least one volume"))?;
         let source = parse_handle(&first.0)
             .map_err(|_| Error::NotFound(format!("source_volume_ids: there is no volume {first}")))?;
-        Ok(Handle {
-            root: source.root,
-            key: key_for(&spec.name),
-        })
+        Ok(Handle { root: source.root, key: key_for(&spec.name) })
     }
 
     /// Whether a group's record is there.
     pub(super) fn group_is_complete(&self, id: &str) -> bool {
-        let root = parse_handle(id)
-            .ok()
-            .and_then(|handle| Some((self.root(&handle.root).ok()?, handle.key)));
+        let root = parse_handle(id).ok().and_then(|handle| Some((self.root(&handle.root).ok()?, handle.key)));
         root.is_some_and(|(root, key)| root.group(&key, true).exists())
     }
 
@@ -111,10 +106,7 @@ impl Store {
                 source.whole()?;
                 // No CSI name holds a control character, so no other snapshot has this name.
                 let name = format!("{}\u{1}{}", spec.name, source.handle);
-                let handle = Handle {
-                    root: source.root.name.clone(),
-                    key: key_for(&name),
-                };
+                let handle = Handle { root: source.root.name.clone(), key: key_for(&name) };
                 let draft = Draft::start(source.root, "snapshot", &handle.key)?;
                 let copy = match source.record.kind {
                     VolumeType::File => Copied::File(create_image(&draft.path.join("disk.img"))?),
@@ -122,13 +114,7 @@ impl Store {
                 };
                 let now = Timestamp::now();
                 let record = self.snapshot_record(&handle, &name, &source, now, Some(group.to_string()));
-                Ok(Member {
-                    source,
-                    draft,
-                    handle,
-                    record,
-                    copy,
-                })
+                Ok(Member { source, draft, handle, record, copy })
             })
             .collect()
     }
@@ -136,17 +122,10 @@ impl Store {
     /// Copies all while all is quiet; the moment is one at which no member's data differed from its copy.
     fn copy_members(&self, ctx: &Ctx, members: &mut [Member<'_>]) -> Result<Timestamp> {
         let is_file = |member: &&Member<'_>| member.record.kind == VolumeType::File;
-        let files: Vec<_> = members
-            .iter()
-            .filter(is_file)
-            .map(|member| member.source.data())
-            .collect();
+        let files: Vec<_> = members.iter().filter(is_file).map(|member| member.source.data()).collect();
         ctx.stage("stopping writes");
-        let quiet = if files.is_empty() {
-            None
-        } else {
-            Some(self.host.quiesce(&files, quiesce_limit(&files))?)
-        };
+        let quiet =
+            if files.is_empty() { None } else { Some(self.host.quiesce(&files, quiesce_limit(&files))?) };
         for member in members.iter_mut() {
             self.copy_member(ctx, member)?;
         }
@@ -233,15 +212,13 @@ impl Store {
     fn show_group(&self, record: &GroupRecord) -> Result<GroupSnapshot> {
         let snapshots = record.members.iter().map(|member| {
             let found = self.find_snapshot_by_id(&SnapshotId(member.clone()));
-            found
-                .map(|found: FoundSnapshot<'_>| found.show())
-                .map_err(|error| match error {
-                    Error::NotFound(_) => Error::Corrupt {
-                        what: format!("group {}", record.id),
-                        problem: format!("its snapshot {member} is missing"),
-                    },
-                    other => other,
-                })
+            found.map(|found: FoundSnapshot<'_>| found.show()).map_err(|error| match error {
+                Error::NotFound(_) => Error::Corrupt {
+                    what: format!("group {}", record.id),
+                    problem: format!("its snapshot {member} is missing"),
+                },
+                other => other,
+            })
         });
         Ok(GroupSnapshot {
             id: record.id.clone(),
@@ -277,10 +254,6 @@ fn check_members(record: &GroupRecord, asked: &[SnapshotId]) -> Result<()> {
     }
     Err(Error::invalid(
         "snapshot_ids",
-        format!(
-            "are not those of group {}: {}",
-            record.id,
-            record.members.join(", ")
-        ),
+        format!("are not those of group {}: {}", record.id, record.members.join(", ")),
     ))
 }

@@ -29,15 +29,9 @@ impl fmt::Display for Handle {
 pub fn parse_handle(text: &str) -> Result<Handle> {
     let (root, key) = text.split_once(':').unwrap_or((text, ""));
     if is_root_name(root) && key.len() <= KEY_MAX && is_safe_component(key) {
-        return Ok(Handle {
-            root: root.to_owned(),
-            key: key.to_owned(),
-        });
+        return Ok(Handle { root: root.to_owned(), key: key.to_owned() });
     }
-    Err(Error::invalid(
-        "handle",
-        format!("{text:?} is not a handle of this backend (<root>:<key>)"),
-    ))
+    Err(Error::invalid("handle", format!("{text:?} is not a handle of this backend (<root>:<key>)")))
 }
 
 /// Whether a text can name a root.

@@ -33,11 +33,7 @@ pub(super) struct Root {
 
 impl Root {
     pub(super) fn new(name: &str, path: &Path) -> Self {
-        Self {
-            name: name.to_owned(),
-            path: path.to_owned(),
-            lock: OnceLock::new(),
-        }
+        Self { name: name.to_owned(), path: path.to_owned(), lock: OnceLock::new() }
     }
 
     /// One of our own directories.
@@ -109,10 +105,8 @@ impl Root {
     /// The directory where the volume with this key is, or would be.
     pub(super) fn volume_dir(&self, key: &str) -> Result<PathBuf> {
         let link = self.own("index").join(key);
-        let damaged = |problem: &str| Error::Corrupt {
-            what: link.display().to_string(),
-            problem: problem.to_owned(),
-        };
+        let damaged =
+            |problem: &str| Error::Corrupt { what: link.display().to_string(), problem: problem.to_owned() };
         match fs::read_link(&link) {
             Ok(name) => match name.to_str().filter(|name| is_safe_component(name)) {
                 Some(name) => Ok(self.path.join(name)),
@@ -157,14 +151,8 @@ impl Draft {
         let path = root.own("tmp").join(format!("{kind}-{key}"));
         remove_tree(&path)?;
         let mut builder = DirBuilder::new();
-        builder
-            .mode(0o700)
-            .create(&path)
-            .map_err(|e| failed("creating", &path, e))?;
-        Ok(Self {
-            path,
-            published: false,
-        })
+        builder.mode(0o700).create(&path).map_err(|e| failed("creating", &path, e))?;
+        Ok(Self { path, published: false })
     }
 
     /// Writes the record, makes all durable and moves it to `target`, which must not exist. `Ok(false)`: it does.

@@ -15,13 +15,7 @@ use crate::{Condition, Error, Page, Result, Snapshot, StringMap, Volume, VolumeI
 impl Store {
     /// Volumes after a handle, at most `max` (0: all).
     pub(super) fn list(&self, after: Option<&str>, max: usize) -> Result<Page<Volume>> {
-        self.page(
-            after,
-            max,
-            volume_keys,
-            |root, key| self.list_one(root, key),
-            |volume| volume.id.0.clone(),
-        )
+        self.page(after, max, volume_keys, |root, key| self.list_one(root, key), |volume| volume.id.0.clone())
     }
 
     /// A volume for the listing; a damaged one is shown as that. `None`: something that is not ours.
@@ -33,10 +27,7 @@ impl Store {
     }
 
     fn damaged(&self, root: &Root, key: &str, error: &Error) -> Volume {
-        let handle = Handle {
-            root: root.name.clone(),
-            key: key.to_owned(),
-        };
+        let handle = Handle { root: root.name.clone(), key: key.to_owned() };
         let dir = root.volume_dir(key).unwrap_or_else(|_| root.path.join(key));
         let image = fs::symlink_metadata(dir.join(VolumeType::File.data_name()));
         Volume {
@@ -113,10 +104,7 @@ fn volume_keys(root: &Root) -> Result<Vec<String>> {
         }
     }
     let dirs = names(&root.path, fs::FileType::is_dir)?;
-    let mut keys: Vec<String> = dirs
-        .into_iter()
-        .map(|dir| by_dir.remove(&dir).unwrap_or(dir))
-        .collect();
+    let mut keys: Vec<String> = dirs.into_iter().map(|dir| by_dir.remove(&dir).unwrap_or(dir)).collect();
     keys.sort_unstable();
     keys.retain(|key| parse_handle(&format!("{}:{key}", root.name)).is_ok());
     Ok(keys)
@@ -137,11 +125,7 @@ pub(super) fn names(dir: &Path, wanted: impl Fn(&fs::FileType) -> bool) -> Resul
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|e| failed("reading", dir, e))?;
-        let name = entry
-            .file_name()
-            .to_str()
-            .filter(|name| is_safe_component(name))
-            .map(str::to_owned);
+        let name = entry.file_name().to_str().filter(|name| is_safe_component(name)).map(str::to_owned);
         if let Some(name) = name
             && entry.file_type().is_ok_and(|kind| wanted(&kind))
         {

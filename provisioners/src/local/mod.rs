@@ -106,11 +106,7 @@ impl Local {
             .with_capacity(self.clone())
             .with_modify(self.clone())
             .with_placement(self.clone());
-        if self.store.config.attach {
-            backend.with_attachment(self)
-        } else {
-            backend
-        }
+        if self.store.config.attach { backend.with_attachment(self) } else { backend }
     }
 
     /// Finishes interrupted deletions and removes what was half made, in all roots; says what it did, a line each.
@@ -133,11 +129,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(move || work(&store)).await;
-    done.unwrap_or_else(|e| {
-        Err(Error::Internal(format!(
-            "the local backend's work ended early: {e}"
-        )))
-    })
+    done.unwrap_or_else(|e| Err(Error::Internal(format!("the local backend's work ended early: {e}"))))
 }
 
 #[async_trait]
@@ -160,10 +152,7 @@ impl Provisioner for Local {
 
     fn prepare(&self, spec: VolumeSpec) -> Result<Box<dyn Creation>> {
         let plan = Plan::new(&self.store.config, &self.store.topology(), spec)?;
-        Ok(Box::new(LocalCreation {
-            store: self.store.clone(),
-            plan,
-        }))
+        Ok(Box::new(LocalCreation { store: self.store.clone(), plan }))
     }
 
     async fn delete(&self, ctx: &Ctx, id: &VolumeId) -> Result<()> {

@@ -32,12 +32,7 @@ impl Store {
         let found = self.volume(id)?;
         found.update(|record| {
             let before = record.fs.clone();
-            if let Some(has) = record
-                .fs
-                .formatted
-                .as_deref()
-                .filter(|has| !done || *has != fs_type)
-            {
+            if let Some(has) = record.fs.formatted.as_deref().filter(|has| !done || *has != fs_type) {
                 return Err(Error::Refused(format!(
                     "volume {id} was formatted with {has} before and is not formatted again"
                 )));

@@ -131,26 +131,12 @@ impl Mutable {
     /// Reads a VolumeAttributesClass's parameters. One that cannot be changed: [`Error::Invalid`].
     pub(super) fn parse(given: &StringMap) -> Result<Self> {
         let reader = Parameters::new("mutable_parameters", given, &DOCS)?;
-        if let Some(doc) = DOCS
-            .iter()
-            .find(|doc| !doc.mutable && given.contains_key(doc.name))
-        {
-            let known: Vec<_> = DOCS
-                .iter()
-                .filter(|doc| doc.mutable)
-                .map(|doc| doc.name)
-                .collect();
-            let problem = format!(
-                "cannot be changed after creation; those that can: {}",
-                known.join(", ")
-            );
+        if let Some(doc) = DOCS.iter().find(|doc| !doc.mutable && given.contains_key(doc.name)) {
+            let known: Vec<_> = DOCS.iter().filter(|doc| doc.mutable).map(|doc| doc.name).collect();
+            let problem = format!("cannot be changed after creation; those that can: {}", known.join(", "));
             return Err(Error::invalid(reader.field_of(doc.name), problem));
         }
-        Ok(Self {
-            mode: reader.mode("mode")?,
-            uid: owner(&reader, "uid")?,
-            gid: owner(&reader, "gid")?,
-        })
+        Ok(Self { mode: reader.mode("mode")?, uid: owner(&reader, "uid")?, gid: owner(&reader, "gid")? })
     }
 }
 
@@ -164,36 +150,23 @@ fn kind(reader: &Parameters<'_>) -> Result<VolumeType> {
 /// A user or group id; the largest number means "leave as it is" to chown(2), so it is none.
 fn owner(reader: &Parameters<'_>, key: &str) -> Result<Option<u32>> {
     match reader.number::<u32>(key)? {
-        Some(u32::MAX) => Err(Error::invalid(
-            reader.field_of(key),
-            "4294967295 is not an id; use a smaller number",
-        )),
+        Some(u32::MAX) => {
+            Err(Error::invalid(reader.field_of(key), "4294967295 is not an id; use a smaller number"))
+        }
         id => Ok(id),
     }
 }
 
 fn root_name(config: &LocalConfig, reader: &Parameters<'_>) -> Result<String> {
-    let names = || {
-        config
-            .roots
-            .keys()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let names = || config.roots.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let field = reader.field_of("root");
     match reader.get("root") {
         Some(wish) => {
-            let found = config
-                .roots
-                .iter()
-                .find(|(name, path)| *name == wish || path.as_path() == Path::new(wish));
+            let found =
+                config.roots.iter().find(|(name, path)| *name == wish || path.as_path() == Path::new(wish));
             let name = found.map(|(name, _)| name.clone());
             name.ok_or_else(|| {
-                Error::invalid(
-                    field,
-                    format!("{wish:?} is not a configured root; known: {}", names()),
-                )
+                Error::invalid(field, format!("{wish:?} is not a configured root; known: {}", names()))
             })
         }
         None if config.roots.len() == 1 => Ok(names()),
@@ -210,17 +183,12 @@ fn root_name(config: &LocalConfig, reader: &Parameters<'_>) -> Result<String> {
 fn mkfs_options(text: &str) -> Result<Vec<String>, String> {
     let mut after_option = false;
     for word in text.split_whitespace() {
-        if let Some(bad) = word
-            .chars()
-            .find(|c| !c.is_ascii_alphanumeric() && !"-_=,.:^+".contains(*c))
-        {
+        if let Some(bad) = word.chars().find(|c| !c.is_ascii_alphanumeric() && !"-_=,.:^+".contains(*c)) {
             return Err(format!("{bad:?} cannot be in an option for mkfs"));
         }
         let option = word.starts_with('-') && word.len() > 1;
         if !option && !after_option {
-            return Err(format!(
-                "{word:?} is no option and follows none; write such as \"-m 0\""
-            ));
+            return Err(format!("{word:?} is no option and follows none; write such as \"-m 0\""));
         }
         after_option = option;
     }

@@ -81,16 +81,10 @@ impl Plan {
             found.push("access type (block or mount)".into());
         }
         if self.fs_type != record.fs_type {
-            found.push(format!(
-                "fsType (it has {:?}; asked: {:?})",
-                record.fs_type, self.fs_type
-            ));
+            found.push(format!("fsType (it has {:?}; asked: {:?})", record.fs_type, self.fs_type));
         }
         if self.dir_name != dir_name {
-            found.push(format!(
-                "nameTemplate (its directory is {dir_name:?}; asked: {:?})",
-                self.dir_name
-            ));
+            found.push(format!("nameTemplate (its directory is {dir_name:?}; asked: {:?})", self.dir_name));
         }
         Ok((!found.is_empty()).then(|| found.join(", ")))
     }
@@ -105,10 +99,7 @@ impl Store {
         let original = Params::parse(&self.config, &record.parameters, &record.mutable_parameters)?;
         let mut differences = param_differences(&asked, &original);
         if asked.fs_type.is_some() && asked.fs_type != record.fs_type {
-            differences.push(format!(
-                "fsType (it has {:?}; asked: {:?})",
-                record.fs_type, asked.fs_type
-            ));
+            differences.push(format!("fsType (it has {:?}; asked: {:?})", record.fs_type, asked.fs_type));
         }
         let dir_name = match &asked.template {
             Some(template) => template.render(&record.pvc, &record.name)?,
@@ -136,11 +127,7 @@ pub(super) fn param_differences(asked: &Params, has: &Params) -> Vec<String> {
     compare("mode", octal(asked.mode), octal(has.mode));
     compare("uid", format!("{:?}", asked.uid), format!("{:?}", has.uid));
     compare("gid", format!("{:?}", asked.gid), format!("{:?}", has.gid));
-    compare(
-        "mkfsOptions",
-        asked.mkfs_options.join(" "),
-        has.mkfs_options.join(" "),
-    );
+    compare("mkfsOptions", asked.mkfs_options.join(" "), has.mkfs_options.join(" "));
     found
 }
 
@@ -197,11 +184,7 @@ pub(super) fn includes(term: &Topology, ours: &Topology) -> bool {
 fn check_topology(ours: &Topology, wish: Option<&TopologyRequest>) -> Result<()> {
     let Some(wish) = wish else { return Ok(()) };
     // CSI: with requisite terms the volume must be in one of them; preferred ones are among those.
-    let terms = if wish.requisite.is_empty() {
-        &wish.preferred
-    } else {
-        &wish.requisite
-    };
+    let terms = if wish.requisite.is_empty() { &wish.preferred } else { &wish.requisite };
     if terms.is_empty() || terms.iter().any(|term| includes(term, ours)) {
         return Ok(());
     }

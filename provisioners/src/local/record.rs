@@ -154,11 +154,7 @@ struct Head {
 
 /// A record's bytes. No byte can be cut off without notice: the last is the closing brace.
 pub(super) fn encode<T: Record>(record: &T) -> Result<Vec<u8>> {
-    let envelope = Envelope {
-        schema: SCHEMA,
-        kind: T::KIND,
-        record,
-    };
+    let envelope = Envelope { schema: SCHEMA, kind: T::KIND, record };
     serde_json::to_vec_pretty(&envelope)
         .map_err(|e| Error::Internal(format!("encoding {}: {e}", record.id())))
 }
@@ -166,10 +162,7 @@ pub(super) fn encode<T: Record>(record: &T) -> Result<Vec<u8>> {
 /// Reads a record's bytes; `what` names it in errors. Damaged: [`Error::Corrupt`]; written by a newer version:
 /// [`Error::Refused`].
 pub(super) fn decode<T: Record>(what: &str, bytes: &[u8]) -> Result<T> {
-    let corrupt = |problem: String| Error::Corrupt {
-        what: what.to_owned(),
-        problem,
-    };
+    let corrupt = |problem: String| Error::Corrupt { what: what.to_owned(), problem };
     let head: Head = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
     if head.schema > SCHEMA {
         return Err(Error::Refused(format!(
@@ -178,12 +171,7 @@ pub(super) fn decode<T: Record>(what: &str, bytes: &[u8]) -> Result<T> {
         )));
     }
     if head.schema == 0 || head.kind != T::KIND {
-        return Err(corrupt(format!(
-            "schema {} and kind {:?}, not {:?}",
-            head.schema,
-            head.kind,
-            T::KIND
-        )));
+        return Err(corrupt(format!("schema {} and kind {:?}, not {:?}", head.schema, head.kind, T::KIND)));
     }
     serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))
 }
@@ -213,18 +201,12 @@ pub(super) fn load<T: Record>(path: &Path) -> Result<Option<T>> {
 }
 
 fn damaged(what: String, problem: &str) -> Error {
-    Error::Corrupt {
-        what,
-        problem: problem.into(),
-    }
+    Error::Corrupt { what, problem: problem.into() }
 }
 
 /// Whether an error says that a path does not exist.
 pub(super) fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 mod timestamp {

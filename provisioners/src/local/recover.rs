@@ -14,10 +14,7 @@ impl Store {
         let mut done = Vec::new();
         for root in self.roots.iter().filter(|root| root.exists()) {
             if root.alone(|| self.recover_root(root, &mut done))?.is_none() {
-                done.push(format!(
-                    "left {} alone: another process is using it",
-                    root.path.display()
-                ));
+                done.push(format!("left {} alone: another process is using it", root.path.display()));
             }
         }
         Ok(done)
@@ -27,17 +24,13 @@ impl Store {
     fn recover_root(&self, root: &Root, done: &mut Vec<String>) -> Result<()> {
         for name in names(&root.own("groups"), fs::FileType::is_file)? {
             if let Some(key) = name.strip_suffix(".pending") {
-                let what = format!(
-                    "removed the snapshots of the incomplete group {}:{key}",
-                    root.name
-                );
+                let what = format!("removed the snapshots of the incomplete group {}:{key}", root.name);
                 done.push(outcome(what, self.finish_pending(root, key).map(drop)));
             }
         }
-        for (dir, what) in [
-            ("trash", "finished the interrupted deletion of"),
-            ("tmp", "removed the half made"),
-        ] {
+        for (dir, what) in
+            [("trash", "finished the interrupted deletion of"), ("tmp", "removed the half made")]
+        {
             for name in names(&root.own(dir), |_| true)? {
                 let what = format!("{what} {name} in root {}", root.name);
                 done.push(outcome(what, remove_tree(&root.own(dir).join(&name))));

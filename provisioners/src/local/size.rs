@@ -51,9 +51,7 @@ pub(super) fn decide(range: CapacityRange, default: u64, minimum: (u64, &str)) -
 
 /// The next multiple of 1 MiB. More than CSI can say (`i64`): [`Error::OutOfRange`].
 pub(super) fn round_up(bytes: u64) -> Result<u64> {
-    let rounded = bytes
-        .checked_next_multiple_of(MIB)
-        .filter(|size| i64::try_from(*size).is_ok());
+    let rounded = bytes.checked_next_multiple_of(MIB).filter(|size| i64::try_from(*size).is_ok());
     rounded.ok_or_else(|| {
         Error::OutOfRange(format!(
             "capacity_range: {bytes} bytes is more than any volume can have; ask for less"

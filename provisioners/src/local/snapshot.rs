@@ -66,16 +66,8 @@ impl Root {
                 Ok(None)
             };
         };
-        let handle = Handle {
-            root: self.name.clone(),
-            key: key.to_owned(),
-        };
-        Ok(Some(FoundSnapshot {
-            root: self,
-            handle,
-            dir,
-            record,
-        }))
+        let handle = Handle { root: self.name.clone(), key: key.to_owned() };
+        Ok(Some(FoundSnapshot { root: self, handle, dir, record }))
     }
 }
 
@@ -85,22 +77,13 @@ impl Store {
         Parameters::new("parameters", &spec.parameters, &[])?;
         let none = |_| Error::NotFound(format!("source_volume_id: there is no volume {}", spec.source));
         let source = parse_handle(&spec.source.0).map_err(none)?;
-        Ok(Handle {
-            root: source.root,
-            key: key_for(&spec.name),
-        })
+        Ok(Handle { root: source.root, key: key_for(&spec.name) })
     }
 
     /// The snapshot with a key; a member of a group that is not complete does not exist yet, or no more.
     pub(super) fn find_snapshot<'a>(&self, root: &'a Root, key: &str) -> Result<Option<FoundSnapshot<'a>>> {
         let found = root.any_snapshot(key)?;
-        Ok(found.filter(|found| {
-            found
-                .record
-                .group
-                .as_deref()
-                .is_none_or(|id| self.group_is_complete(id))
-        }))
+        Ok(found.filter(|found| found.record.group.as_deref().is_none_or(|id| self.group_is_complete(id))))
     }
 
     /// A snapshot by its handle. None such: [`Error::NotFound`].
@@ -194,10 +177,7 @@ impl Store {
             return Ok(Timestamp::now());
         }
         ctx.stage("stopping writes");
-        match self
-            .host
-            .quiesce(&[from.to_owned()], quiesce_limit(&[from.to_owned()]))
-        {
+        match self.host.quiesce(&[from.to_owned()], quiesce_limit(&[from.to_owned()])) {
             Ok(quiet) => {
                 let moment = Timestamp::now();
                 self.copy_quiet(ctx, &source, to, to_path, share)?;
@@ -227,11 +207,8 @@ impl Store {
         if share && reflink(from, to).map_err(|e| failed("sharing blocks with", to_path, e))? {
             return Ok(());
         }
-        let allocated = from
-            .metadata()
-            .map_err(|e| failed("looking at the source of", to_path, e))?
-            .blocks()
-            * 512;
+        let allocated =
+            from.metadata().map_err(|e| failed("looking at the source of", to_path, e))?.blocks() * 512;
         Space::of(to_path, self.config.reserve)?.check(allocated, to_path)?;
         copy_sparse(ctx, from, to, to_path, share)
     }
@@ -249,19 +226,13 @@ pub(super) fn publish_snapshot(
     if draft.publish(SNAPSHOT_RECORD, &encode(record)?, &data, &target)? {
         return Ok(());
     }
-    Err(Error::AlreadyExists(format!(
-        "{} exists and is not this snapshot",
-        target.display()
-    )))
+    Err(Error::AlreadyExists(format!("{} exists and is not this snapshot", target.display())))
 }
 
 /// How long to stop writes for copies of these files: until a slow disk has surely copied them.
 pub(super) fn quiesce_limit(files: &[PathBuf]) -> Duration {
-    let allocated: u64 = files
-        .iter()
-        .filter_map(|path| path.metadata().ok())
-        .map(|meta| meta.blocks() * 512)
-        .sum();
+    let allocated: u64 =
+        files.iter().filter_map(|path| path.metadata().ok()).map(|meta| meta.blocks() * 512).sum();
     (QUIESCE_BASE + Duration::from_secs(allocated / SLOW)).min(QUIESCE_MAX)
 }
 

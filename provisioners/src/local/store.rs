@@ -48,16 +48,8 @@ impl Root {
             return Ok(None);
         };
         if parse_handle(&record.id).is_ok_and(|handle| handle.key == key) {
-            let handle = Handle {
-                root: self.name.clone(),
-                key: key.to_owned(),
-            };
-            return Ok(Some(Found {
-                root: self,
-                handle,
-                dir,
-                record,
-            }));
+            let handle = Handle { root: self.name.clone(), key: key.to_owned() };
+            return Ok(Some(Found { root: self, handle, dir, record }));
         }
         Ok(None)
     }
@@ -125,11 +117,7 @@ impl Found<'_> {
 impl Store {
     pub(super) fn new(config: LocalConfig, host: Arc<dyn LocalHost>) -> Result<Self> {
         config.validate()?;
-        let mut roots: Vec<_> = config
-            .roots
-            .iter()
-            .map(|(name, path)| Root::new(name, path))
-            .collect();
+        let mut roots: Vec<_> = config.roots.iter().map(|(name, path)| Root::new(name, path)).collect();
         roots.sort_by_key(|root| format!("{}:", root.name));
         Ok(Self { config, roots, host })
     }
@@ -138,9 +126,7 @@ impl Store {
     pub(super) fn root(&self, name: &str) -> Result<&Root> {
         let root = self.roots.iter().find(|root| root.name == name);
         root.ok_or_else(|| {
-            Error::NotFound(format!(
-                "root {name:?} is not configured here; add it to the configuration"
-            ))
+            Error::NotFound(format!("root {name:?} is not configured here; add it to the configuration"))
         })
     }
 
@@ -238,10 +224,7 @@ impl Store {
 }
 
 fn is_thick(record: &VolumeRecord) -> bool {
-    record
-        .parameters
-        .get("thick")
-        .is_some_and(|value| value == "true")
+    record.parameters.get("thick").is_some_and(|value| value == "true")
 }
 
 fn check_writable(path: &Path) -> Result<()> {

@@ -29,8 +29,7 @@ impl Snapshots for Local {
 
     async fn get_snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
         let id = id.clone();
-        self.run(move |store| Ok(store.find_snapshot_by_id(&id)?.show()))
-            .await
+        self.run(move |store| Ok(store.find_snapshot_by_id(&id)?.show())).await
     }
 
     async fn list_snapshots(
@@ -40,8 +39,7 @@ impl Snapshots for Local {
         max: usize,
     ) -> Result<Page<Snapshot>> {
         let (source, after) = (source.cloned(), after.map(str::to_owned));
-        self.run(move |store| store.list_snapshots(source.as_ref(), after.as_deref(), max))
-            .await
+        self.run(move |store| store.list_snapshots(source.as_ref(), after.as_deref(), max)).await
     }
 }
 
@@ -60,8 +58,7 @@ impl GroupSnapshots for Local {
 
     async fn delete_group(&self, ctx: &Ctx, id: &str, members: &[SnapshotId]) -> Result<()> {
         let (ctx, id, members) = (ctx.clone(), id.to_owned(), members.to_vec());
-        self.run(move |store| store.delete_group(&ctx, &id, &members))
-            .await
+        self.run(move |store| store.delete_group(&ctx, &id, &members)).await
     }
 
     async fn get_group(&self, id: &str, members: &[SnapshotId]) -> Result<GroupSnapshot> {

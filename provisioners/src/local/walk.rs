@@ -84,9 +84,7 @@ pub(super) fn now(dir: &File, path: &Path) -> Result<Moment> {
 
 pub(super) fn open_top(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(CWD, path, flags, Mode::empty())
-        .map(File::from)
-        .map_err(|e| problem("opening", path, e))
+    openat(CWD, path, flags, Mode::empty()).map(File::from).map_err(|e| problem("opening", path, e))
 }
 
 /// Opens a directory's child to look at it only; `None`: it is gone.

@@ -39,10 +39,7 @@ fn names(of: &str) -> rustix::io::Result<Vec<Vec<u8>>> {
         match listxattr(of, &mut list[..]) {
             Ok(size) => {
                 let names = list[..size].split(|byte| *byte == 0);
-                return Ok(names
-                    .filter(|name| !name.is_empty())
-                    .map(<[u8]>::to_vec)
-                    .collect());
+                return Ok(names.filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect());
             }
             Err(Errno::RANGE) => {}
             Err(e) => return Err(e),

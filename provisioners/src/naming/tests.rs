@@ -76,20 +76,9 @@ fn wrong_templates_are_refused_with_what_is_wrong() {
         assert_eq!(error.label(), "invalid");
         assert!(error.to_string().contains(expected), "{template}: {error}");
     }
-    let missing = NameTemplate::parse("${pvc.name}")
-        .unwrap()
-        .render(&PvcMeta::default(), "x")
-        .unwrap_err();
-    assert!(
-        missing.to_string().contains("--extra-create-metadata"),
-        "{missing}"
-    );
-    assert!(
-        render(&"a".repeat(101))
-            .unwrap_err()
-            .to_string()
-            .contains("101 bytes")
-    );
+    let missing = NameTemplate::parse("${pvc.name}").unwrap().render(&PvcMeta::default(), "x").unwrap_err();
+    assert!(missing.to_string().contains("--extra-create-metadata"), "{missing}");
+    assert!(render(&"a".repeat(101)).unwrap_err().to_string().contains("101 bytes"));
 }
 
 proptest! {

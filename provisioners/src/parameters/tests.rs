@@ -5,52 +5,32 @@ use super::*;
 const DOCS: [ParameterDoc; 3] = [doc("mkfsOptions"), doc("mode"), doc("thick")];
 
 const fn doc(name: &'static str) -> ParameterDoc {
-    ParameterDoc {
-        name,
-        meaning: "",
-        default: "",
-        mutable: false,
-    }
+    ParameterDoc { name, meaning: "", default: "", mutable: false }
 }
 
 fn map(pairs: &[(&str, &str)]) -> StringMap {
-    pairs
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect()
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
 #[test]
 fn an_unknown_key_is_refused_with_the_nearest() {
     let given = map(&[("mkfsOption", "-m 0")]);
-    let error = Parameters::new("parameters", &given, &DOCS)
-        .unwrap_err()
-        .to_string();
+    let error = Parameters::new("parameters", &given, &DOCS).unwrap_err().to_string();
     assert_eq!(
         error,
         "parameters[\"mkfsOption\"]: unknown; did you mean \"mkfsOptions\"? known: mkfsOptions, mode, thick"
     );
     let far = map(&[("zzz", "")]);
+    assert!(!Parameters::new("parameters", &far, &DOCS).unwrap_err().to_string().contains("did you mean"));
     assert!(
-        !Parameters::new("parameters", &far, &DOCS)
-            .unwrap_err()
-            .to_string()
-            .contains("did you mean")
-    );
-    assert!(
-        Parameters::new("parameters", &far, &[])
-            .unwrap_err()
-            .to_string()
-            .contains("no parameters are known")
+        Parameters::new("parameters", &far, &[]).unwrap_err().to_string().contains("no parameters are known")
     );
 }
 
 #[test]
 fn a_key_given_twice_in_other_case_is_refused() {
     let given = map(&[("Mode", "0700"), ("mode", "0770")]);
-    let error = Parameters::new("parameters", &given, &DOCS)
-        .unwrap_err()
-        .to_string();
+    let error = Parameters::new("parameters", &given, &DOCS).unwrap_err().to_string();
     assert!(error.contains("given twice"), "{error}");
 }
 
@@ -64,32 +44,17 @@ fn values_are_read_strictly() {
     assert_eq!(it.flag("other").unwrap(), None);
     for bad in ["", "yes", "True", "1"] {
         let given = map(&[("thick", bad)]);
-        let error = Parameters::new("parameters", &given, &DOCS)
-            .unwrap()
-            .flag("thick")
-            .unwrap_err();
-        assert!(
-            error.to_string().starts_with("parameters[\"thick\"]: "),
-            "{error}"
-        );
+        let error = Parameters::new("parameters", &given, &DOCS).unwrap().flag("thick").unwrap_err();
+        assert!(error.to_string().starts_with("parameters[\"thick\"]: "), "{error}");
     }
     for bad in ["", "9", "77", "0o770", "+770", "-770", "0888", "17777", "rwx"] {
         let given = map(&[("mode", bad)]);
-        assert!(
-            Parameters::new("parameters", &given, &DOCS)
-                .unwrap()
-                .mode("mode")
-                .is_err(),
-            "{bad}"
-        );
+        assert!(Parameters::new("parameters", &given, &DOCS).unwrap().mode("mode").is_err(), "{bad}");
     }
     for bad in ["", "-1", "+1", "4294967296", "1.0"] {
         let given = map(&[("mode", bad)]);
         assert!(
-            Parameters::new("parameters", &given, &DOCS)
-                .unwrap()
-                .number::<u32>("mode")
-                .is_err(),
+            Parameters::new("parameters", &given, &DOCS).unwrap().number::<u32>("mode").is_err(),
             "{bad}"
         );
     }

@@ -60,38 +60,13 @@ impl Subject {
     /// Runs one case and checks that it left nothing.
     pub async fn run(&self, case: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
         case(self).await?;
-        let volumes = self
-            .clients
-            .controller
-            .clone()
-            .list_volumes(pb::ListVolumesRequest::default())
-            .await?;
-        ensure!(
-            volumes.get_ref().entries.is_empty(),
-            "volumes left: {:?}",
-            volumes.get_ref().entries
-        );
-        let snapshots = self
-            .clients
-            .controller
-            .clone()
-            .list_snapshots(pb::ListSnapshotsRequest::default())
-            .await?;
-        ensure!(
-            snapshots.get_ref().entries.is_empty(),
-            "snapshots left: {:?}",
-            snapshots.get_ref().entries
-        );
-        ensure!(
-            self.scratch.mounts().is_empty(),
-            "mounts left: {:?}",
-            self.scratch.mounts()
-        );
-        ensure!(
-            self.scratch.loops().is_empty(),
-            "loop devices left: {:?}",
-            self.scratch.loops()
-        );
+        let volumes = self.clients.controller.clone().list_volumes(pb::ListVolumesRequest::default()).await?;
+        ensure!(volumes.get_ref().entries.is_empty(), "volumes left: {:?}", volumes.get_ref().entries);
+        let snapshots =
+            self.clients.controller.clone().list_snapshots(pb::ListSnapshotsRequest::default()).await?;
+        ensure!(snapshots.get_ref().entries.is_empty(), "snapshots left: {:?}", snapshots.get_ref().entries);
+        ensure!(self.scratch.mounts().is_empty(), "mounts left: {:?}", self.scratch.mounts());
+        ensure!(self.scratch.loops().is_empty(), "loop devices left: {:?}", self.scratch.loops());
         Ok(())
     }
 
@@ -110,10 +85,7 @@ impl Subject {
     /// Creates a volume by a request.
     pub async fn make(&self, request: pb::CreateVolumeRequest) -> Result<pb::Volume> {
         let answer = self.clients.controller.clone().create_volume(request).await?;
-        answer
-            .into_inner()
-            .volume
-            .context("CreateVolume answered without a volume")
+        answer.into_inner().volume.context("CreateVolume answered without a volume")
     }
 
     /// Deletes volumes.
@@ -131,67 +103,33 @@ impl Subject {
 
     /// Takes a snapshot.
     pub async fn snapshot(&self, source: &str, name: &str) -> Result<pb::Snapshot> {
-        let answer = self
-            .clients
-            .controller
-            .clone()
-            .create_snapshot(ask::snapshot(source, name))
-            .await?;
-        answer
-            .into_inner()
-            .snapshot
-            .context("CreateSnapshot answered without a snapshot")
+        let answer = self.clients.controller.clone().create_snapshot(ask::snapshot(source, name)).await?;
+        answer.into_inner().snapshot.context("CreateSnapshot answered without a snapshot")
     }
 
     /// Deletes a snapshot.
     pub async fn delete_snapshot(&self, id: &str) -> Result<()> {
-        self.clients
-            .controller
-            .clone()
-            .delete_snapshot(ask::delete_snapshot(id))
-            .await?;
+        self.clients.controller.clone().delete_snapshot(ask::delete_snapshot(id)).await?;
         Ok(())
     }
 
     /// One volume with its status.
     pub async fn get(&self, id: &str) -> Result<pb::ControllerGetVolumeResponse> {
         let request = pb::ControllerGetVolumeRequest { volume_id: id.into() };
-        Ok(self
-            .clients
-            .controller
-            .clone()
-            .controller_get_volume(request)
-            .await?
-            .into_inner())
+        Ok(self.clients.controller.clone().controller_get_volume(request).await?.into_inner())
     }
 
     /// Handles of all volumes.
     pub async fn ids(&self) -> Result<Vec<String>> {
-        let answer = self
-            .clients
-            .controller
-            .clone()
-            .list_volumes(pb::ListVolumesRequest::default())
-            .await?;
-        Ok(answer
-            .into_inner()
-            .entries
-            .into_iter()
-            .filter_map(|e| Some(e.volume?.volume_id))
-            .collect())
+        let answer = self.clients.controller.clone().list_volumes(pb::ListVolumesRequest::default()).await?;
+        Ok(answer.into_inner().entries.into_iter().filter_map(|e| Some(e.volume?.volume_id)).collect())
     }
 
     /// Whether the controller announces a capability.
     pub async fn can(&self, wanted: pb::controller_service_capability::rpc::Type) -> Result<bool> {
         use pb::controller_service_capability::Type;
         let request = pb::ControllerGetCapabilitiesRequest {};
-        let answer = self
-            .clients
-            .controller
-            .clone()
-            .controller_get_capabilities(request)
-            .await?
-            .into_inner();
+        let answer = self.clients.controller.clone().controller_get_capabilities(request).await?.into_inner();
         Ok(answer
             .capabilities
             .iter()
@@ -207,55 +145,33 @@ impl Subject {
 
     /// Stages and publishes a volume as kubelet does.
     pub async fn mount(&self, id: &str, name: &str) -> Result<Used> {
-        let (staging, target) = (
-            self.path(&format!("{name}/globalmount"))?,
-            self.path(&format!("{name}/target"))?,
-        );
+        let (staging, target) =
+            (self.path(&format!("{name}/globalmount"))?, self.path(&format!("{name}/target"))?);
         std::fs::create_dir_all(&staging)?;
         let mut node = self.clients.node.clone();
-        node.node_stage_volume(ask::stage(id, &staging, self.capability.clone()))
-            .await
-            .context("staging")?;
+        node.node_stage_volume(ask::stage(id, &staging, self.capability.clone())).await.context("staging")?;
         let request = ask::publish(id, &staging, &target, self.capability.clone());
         node.node_publish_volume(request).await.context("publishing")?;
-        Ok(Used {
-            id: id.into(),
-            staging,
-            target,
-        })
+        Ok(Used { id: id.into(), staging, target })
     }
 
     /// Takes back what [`Subject::mount`] did.
     pub async fn unmount(&self, used: &Used) -> Result<()> {
         let mut node = self.clients.node.clone();
-        node.node_unpublish_volume(ask::unpublish(&used.id, &used.target))
-            .await
-            .context("unpublishing")?;
-        node.node_unstage_volume(ask::unstage(&used.id, &used.staging))
-            .await
-            .context("unstaging")?;
+        node.node_unpublish_volume(ask::unpublish(&used.id, &used.target)).await.context("unpublishing")?;
+        node.node_unstage_volume(ask::unstage(&used.id, &used.staging)).await.context("unstaging")?;
         Ok(())
     }
 
     fn is_block(&self) -> bool {
-        matches!(
-            self.capability.access_type,
-            Some(pb::volume_capability::AccessType::Block(_))
-        )
+        matches!(self.capability.access_type, Some(pb::volume_capability::AccessType::Block(_)))
     }
 
     /// Writes data that a later [`Subject::read`] must find, durably.
     pub fn write(&self, used: &Used, data: &[u8]) -> Result<()> {
         use std::io::Write as _;
-        let path = if self.is_block() {
-            used.target.clone()
-        } else {
-            used.target.join("data")
-        };
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(!self.is_block())
-            .open(&path)?;
+        let path = if self.is_block() { used.target.clone() } else { used.target.join("data") };
+        let mut file = std::fs::OpenOptions::new().write(true).create(!self.is_block()).open(&path)?;
         file.write_all(data)?;
         Ok(file.sync_all()?)
     }
@@ -263,11 +179,7 @@ impl Subject {
     /// Reads as much as `len` of the data.
     pub fn read(&self, used: &Used, len: usize) -> Result<Vec<u8>> {
         use std::io::Read as _;
-        let path = if self.is_block() {
-            used.target.clone()
-        } else {
-            used.target.join("data")
-        };
+        let path = if self.is_block() { used.target.clone() } else { used.target.join("data") };
         let mut data = vec![0; len];
         std::fs::File::open(&path)?.read_exact(&mut data)?;
         Ok(data)
@@ -277,24 +189,12 @@ impl Subject {
 /// Checks that a call was refused with a code, and that the message has some words.
 pub fn refused<T: Debug>(answer: Result<Response<T>, Status>, code: Code, words: &[&str]) -> Result<()> {
     let status = match answer {
-        Ok(answer) => bail!(
-            "expected {code:?}, but it was answered: {:?}",
-            answer.into_inner()
-        ),
+        Ok(answer) => bail!("expected {code:?}, but it was answered: {:?}", answer.into_inner()),
         Err(status) => status,
     };
-    ensure!(
-        status.code() == code,
-        "expected {code:?}, got {:?}: {}",
-        status.code(),
-        status.message()
-    );
+    ensure!(status.code() == code, "expected {code:?}, got {:?}: {}", status.code(), status.message());
     for word in words {
-        ensure!(
-            status.message().contains(word),
-            "{word:?} is not in: {}",
-            status.message()
-        );
+        ensure!(status.message().contains(word), "{word:?} is not in: {}", status.message());
     }
     Ok(())
 }

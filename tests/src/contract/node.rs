@@ -18,11 +18,7 @@ pub async fn a_volume_lives_its_whole_life(s: &Subject) -> Result<()> {
     let (first, again) = (s.mount(&id, "life").await?, s.mount(&id, "life").await?);
     s.write(&first, DATA)?;
     ensure!(s.read(&again, DATA.len())? == DATA);
-    refused(
-        s.clients.controller.clone().delete_volume(ask::delete(&id)).await,
-        FailedPrecondition,
-        &[&id],
-    )?;
+    refused(s.clients.controller.clone().delete_volume(ask::delete(&id)).await, FailedPrecondition, &[&id])?;
     s.unmount(&first).await?;
     s.unmount(&first).await?;
     ensure!(!first.target.exists(), "NodeUnpublishVolume removes the target");
@@ -47,12 +43,7 @@ async fn stats(s: &Subject, used: &Used) -> Result<pb::NodeGetVolumeStatsRespons
         volume_path: used.target.display().to_string(),
         staging_target_path: String::new(),
     };
-    Ok(s.clients
-        .node
-        .clone()
-        .node_get_volume_stats(request)
-        .await?
-        .into_inner())
+    Ok(s.clients.node.clone().node_get_volume_stats(request).await?.into_inner())
 }
 
 /// NodeGetVolumeStats: bytes (and inodes of a file system), and a condition.
@@ -60,29 +51,12 @@ pub async fn statistics_are_given(s: &Subject) -> Result<()> {
     let id = s.create("contract-stats").await?.volume_id;
     let used = s.mount(&id, "stats").await?;
     let answer = stats(s, &used).await?;
-    let bytes = answer
-        .usage
-        .iter()
-        .find(|u| u.unit() == pb::volume_usage::Unit::Bytes)
-        .context("no bytes")?;
-    ensure!(
-        bytes.total > 0 && bytes.used >= 0 && bytes.available <= bytes.total,
-        "{bytes:?}"
-    );
-    ensure!(
-        !s.sized || bytes.total <= s.size,
-        "{bytes:?} is more than {}",
-        s.size
-    );
-    ensure!(
-        s.is_block() || answer.usage.len() == 2,
-        "inodes are given: {answer:?}"
-    );
-    ensure!(
-        answer
-            .volume_condition
-            .is_some_and(|c| !c.abnormal && !c.message.is_empty())
-    );
+    let bytes =
+        answer.usage.iter().find(|u| u.unit() == pb::volume_usage::Unit::Bytes).context("no bytes")?;
+    ensure!(bytes.total > 0 && bytes.used >= 0 && bytes.available <= bytes.total, "{bytes:?}");
+    ensure!(!s.sized || bytes.total <= s.size, "{bytes:?} is more than {}", s.size);
+    ensure!(s.is_block() || answer.usage.len() == 2, "inodes are given: {answer:?}");
+    ensure!(answer.volume_condition.is_some_and(|c| !c.abnormal && !c.message.is_empty()));
     let request = pb::NodeGetVolumeStatsRequest {
         volume_id: id.clone(),
         volume_path: s.path("not-there")?.display().to_string(),
@@ -102,31 +76,16 @@ pub async fn read_only_is_read_only(s: &Subject) -> Result<()> {
     let id = s.create("contract-readonly").await?.volume_id;
     let used = s.mount(&id, "rw").await?;
     s.write(&used, DATA)?;
-    s.clients
-        .node
-        .clone()
-        .node_unpublish_volume(ask::unpublish(&id, &used.target))
-        .await?;
+    s.clients.node.clone().node_unpublish_volume(ask::unpublish(&id, &used.target)).await?;
     let mut request = ask::publish(&id, &used.staging, &used.target, s.capability.clone());
     request.readonly = true;
     for _ in 0..2 {
-        s.clients
-            .node
-            .clone()
-            .node_publish_volume(request.clone())
-            .await?;
+        s.clients.node.clone().node_publish_volume(request.clone()).await?;
     }
     ensure!(s.read(&used, DATA.len())? == DATA);
-    ensure!(
-        s.write(&used, b"no").is_err(),
-        "a read-only publication was written to"
-    );
+    ensure!(s.write(&used, b"no").is_err(), "a read-only publication was written to");
     request.readonly = false;
-    refused(
-        s.clients.node.clone().node_publish_volume(request).await,
-        AlreadyExists,
-        &["read"],
-    )?;
+    refused(s.clients.node.clone().node_publish_volume(request).await, AlreadyExists, &["read"])?;
     s.unmount(&used).await?;
     s.delete(&[&id]).await
 }
@@ -135,24 +94,13 @@ pub async fn read_only_is_read_only(s: &Subject) -> Result<()> {
 pub async fn two_pods_share_a_volume(s: &Subject) -> Result<()> {
     let id = s.create("contract-share").await?.volume_id;
     let first = s.mount(&id, "share").await?;
-    let second = Used {
-        id: id.clone(),
-        staging: first.staging.clone(),
-        target: s.path("share/second")?,
-    };
+    let second = Used { id: id.clone(), staging: first.staging.clone(), target: s.path("share/second")? };
     let request = ask::publish(&id, &second.staging, &second.target, s.capability.clone());
     s.clients.node.clone().node_publish_volume(request).await?;
     s.write(&first, DATA)?;
     ensure!(s.read(&second, DATA.len())? == DATA);
-    s.clients
-        .node
-        .clone()
-        .node_unpublish_volume(ask::unpublish(&id, &first.target))
-        .await?;
-    ensure!(
-        s.read(&second, DATA.len())? == DATA,
-        "the other pod keeps its volume"
-    );
+    s.clients.node.clone().node_unpublish_volume(ask::unpublish(&id, &first.target)).await?;
+    ensure!(s.read(&second, DATA.len())? == DATA, "the other pod keeps its volume");
     s.unmount(&second).await?;
     s.delete(&[&id]).await
 }
@@ -164,11 +112,9 @@ pub async fn one_pod_only_means_one(s: &Subject) -> Result<()> {
     let (staging, target, second) = (s.path("rwop/staging")?, s.path("rwop/one")?, s.path("rwop/two")?);
     fs::create_dir_all(&staging)?;
     let mut node = s.clients.node.clone();
-    node.node_stage_volume(ask::stage(&id, &staging, alone.clone()))
-        .await?;
+    node.node_stage_volume(ask::stage(&id, &staging, alone.clone())).await?;
     for _ in 0..2 {
-        node.node_publish_volume(ask::publish(&id, &staging, &target, alone.clone()))
-            .await?;
+        node.node_publish_volume(ask::publish(&id, &staging, &target, alone.clone())).await?;
     }
     let other = ask::publish(&id, &staging, &second, alone.clone());
     refused(
@@ -178,21 +124,12 @@ pub async fn one_pod_only_means_one(s: &Subject) -> Result<()> {
     )?;
     node.node_unpublish_volume(ask::unpublish(&id, &target)).await?;
     node.node_publish_volume(other).await?;
-    s.unmount(&Used {
-        id: id.clone(),
-        staging,
-        target: second,
-    })
-    .await?;
+    s.unmount(&Used { id: id.clone(), staging, target: second }).await?;
     s.delete(&[&id]).await
 }
 
 async fn total(s: &Subject, used: &Used) -> Result<i64> {
-    let bytes = stats(s, used)
-        .await?
-        .usage
-        .into_iter()
-        .find(|u| u.unit() == pb::volume_usage::Unit::Bytes);
+    let bytes = stats(s, used).await?.usage.into_iter().find(|u| u.unit() == pb::volume_usage::Unit::Bytes);
     Ok(bytes.context("no bytes")?.total)
 }
 
@@ -206,13 +143,8 @@ pub async fn a_staged_volume_grows(s: &Subject) -> Result<()> {
     let used = s.mount(&id, "grow").await?;
     s.write(&used, DATA)?;
     let before = total(s, &used).await?;
-    let answer = s
-        .clients
-        .controller
-        .clone()
-        .controller_expand_volume(ask::expand(&id, s.grown))
-        .await?
-        .into_inner();
+    let answer =
+        s.clients.controller.clone().controller_expand_volume(ask::expand(&id, s.grown)).await?.into_inner();
     for _ in 0..2 {
         let request = pb::NodeExpandVolumeRequest {
             volume_id: id.clone(),
@@ -221,20 +153,11 @@ pub async fn a_staged_volume_grows(s: &Subject) -> Result<()> {
             capacity_range: ask::at_least(answer.capacity_bytes),
             ..Default::default()
         };
-        let grown = s
-            .clients
-            .node
-            .clone()
-            .node_expand_volume(request)
-            .await?
-            .into_inner();
+        let grown = s.clients.node.clone().node_expand_volume(request).await?.into_inner();
         ensure!(!s.sized || grown.capacity_bytes >= s.grown, "{grown:?}");
     }
     let after = total(s, &used).await?;
-    ensure!(
-        !s.sized || after - before >= (s.grown - s.size) / 2,
-        "from {before} to {after} bytes"
-    );
+    ensure!(!s.sized || after - before >= (s.grown - s.size) / 2, "from {before} to {after} bytes");
     ensure!(s.read(&used, DATA.len())? == DATA);
     s.unmount(&used).await?;
     s.delete(&[&id]).await
@@ -247,17 +170,10 @@ pub async fn an_unstaged_volume_grows(s: &Subject) -> Result<()> {
     s.write(&used, DATA)?;
     let before = total(s, &used).await?;
     s.unmount(&used).await?;
-    s.clients
-        .controller
-        .clone()
-        .controller_expand_volume(ask::expand(&id, s.grown))
-        .await?;
+    s.clients.controller.clone().controller_expand_volume(ask::expand(&id, s.grown)).await?;
     let used = s.mount(&id, "later").await?;
     let after = total(s, &used).await?;
-    ensure!(
-        !s.sized || after - before >= (s.grown - s.size) / 2,
-        "from {before} to {after} bytes"
-    );
+    ensure!(!s.sized || after - before >= (s.grown - s.size) / 2, "from {before} to {after} bytes");
     ensure!(s.read(&used, DATA.len())? == DATA);
     s.unmount(&used).await?;
     s.delete(&[&id]).await

@@ -24,17 +24,9 @@ pub async fn bad_targets_are_refused(s: &Subject) -> Result<()> {
             .node_publish_volume(ask::publish(&id, &used.staging, &target, s.capability.clone()))
             .await
     };
-    refused(
-        try_at(link.join("inside")).await,
-        InvalidArgument,
-        &["link", "symbolic link"],
-    )?;
+    refused(try_at(link.join("inside")).await, InvalidArgument, &["link", "symbolic link"])?;
     refused(try_at(link.clone()).await, InvalidArgument, &["symbolic link"])?;
-    refused(
-        try_at(s.path("targets/x/../../victim/y")?).await,
-        InvalidArgument,
-        &[".."],
-    )?;
+    refused(try_at(s.path("targets/x/../../victim/y")?).await, InvalidArgument, &[".."])?;
     let wrong = s.path("targets/wrong")?;
     if s.is_block() {
         fs::create_dir(&wrong)?
@@ -42,19 +34,10 @@ pub async fn bad_targets_are_refused(s: &Subject) -> Result<()> {
         fs::write(&wrong, "a file")?
     }
     let code = try_at(wrong.clone()).await.err().map(|e| e.code());
-    ensure!(
-        matches!(code, Some(InvalidArgument | FailedPrecondition)),
-        "the wrong kind of target: {code:?}"
-    );
-    ensure!(
-        s.is_block() || fs::read_to_string(&wrong)? == "a file",
-        "the file in the way was kept"
-    );
+    ensure!(matches!(code, Some(InvalidArgument | FailedPrecondition)), "the wrong kind of target: {code:?}");
+    ensure!(s.is_block() || fs::read_to_string(&wrong)? == "a file", "the file in the way was kept");
     ensure!(fs::read_to_string(&victim)? == "untouched");
-    ensure!(
-        fs::read_dir(s.path("victim")?)?.count() == 1,
-        "nothing was made through the link"
-    );
+    ensure!(fs::read_dir(s.path("victim")?)?.count() == 1, "nothing was made through the link");
     s.unmount(&used).await?;
     s.delete(&[&id]).await
 }
@@ -64,19 +47,10 @@ pub async fn a_busy_volume_is_not_unmounted(s: &Subject) -> Result<()> {
     let id = s.create("contract-busy").await?.volume_id;
     let used = s.mount(&id, "busy").await?;
     s.write(&used, b"busy")?;
-    let path = if s.is_block() {
-        used.target.clone()
-    } else {
-        used.target.join("data")
-    };
+    let path = if s.is_block() { used.target.clone() } else { used.target.join("data") };
     let open = fs::File::open(&path)?;
     if !s.is_block() {
-        let answer = s
-            .clients
-            .node
-            .clone()
-            .node_unpublish_volume(ask::unpublish(&id, &used.target))
-            .await;
+        let answer = s.clients.node.clone().node_unpublish_volume(ask::unpublish(&id, &used.target)).await;
         refused(answer, FailedPrecondition, &[&used.target.display().to_string()])?;
     }
     drop(open);
@@ -105,11 +79,8 @@ pub async fn a_foreign_mount_is_left_alone(s: &Subject) -> Result<()> {
 /// Kubelet repeats these after its own restart, and for volumes that are gone.
 pub async fn unpublish_and_unstage_of_nothing_are_fine(s: &Subject) -> Result<()> {
     let id = s.create("contract-nothing").await?.volume_id;
-    let nothing = Used {
-        id: id.clone(),
-        staging: s.path("nothing/staging")?,
-        target: s.path("nothing/target")?,
-    };
+    let nothing =
+        Used { id: id.clone(), staging: s.path("nothing/staging")?, target: s.path("nothing/target")? };
     s.unmount(&nothing).await?;
     fs::create_dir_all(&nothing.staging)?;
     fs::create_dir_all(&nothing.target)?;

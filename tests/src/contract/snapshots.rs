@@ -13,45 +13,20 @@ const NEW: &[u8] = b"written after the snapshot";
 
 /// Done twice is done once, creation time included; the name is taken for another volume.
 pub async fn snapshots_are_idempotent(s: &Subject) -> Result<()> {
-    let (a, b) = (
-        s.create("contract-snap-a").await?,
-        s.create("contract-snap-b").await?,
-    );
+    let (a, b) = (s.create("contract-snap-a").await?, s.create("contract-snap-b").await?);
     let first = s.snapshot(&a.volume_id, "contract-snap").await?;
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     let second = s.snapshot(&a.volume_id, "contract-snap").await?;
     ensure!(first == second, "{first:?} is not {second:?}");
-    ensure!(
-        first.ready_to_use && first.creation_time.is_some() && first.size_bytes >= s.size,
-        "{first:?}"
-    );
-    let other = s
-        .clients
-        .controller
-        .clone()
-        .create_snapshot(ask::snapshot(&b.volume_id, "contract-snap"))
-        .await;
+    ensure!(first.ready_to_use && first.creation_time.is_some() && first.size_bytes >= s.size, "{first:?}");
+    let other =
+        s.clients.controller.clone().create_snapshot(ask::snapshot(&b.volume_id, "contract-snap")).await;
     refused(other, AlreadyExists, &["contract-snap"])?;
-    let missing = s
-        .clients
-        .controller
-        .clone()
-        .create_snapshot(ask::snapshot("no-such-volume", "x"))
-        .await;
+    let missing = s.clients.controller.clone().create_snapshot(ask::snapshot("no-such-volume", "x")).await;
     refused(missing, NotFound, &["no-such-volume"])?;
-    let get = pb::GetSnapshotRequest {
-        snapshot_id: first.snapshot_id.clone(),
-        ..Default::default()
-    };
+    let get = pb::GetSnapshotRequest { snapshot_id: first.snapshot_id.clone(), ..Default::default() };
     ensure!(
-        s.clients
-            .controller
-            .clone()
-            .get_snapshot(get)
-            .await?
-            .into_inner()
-            .snapshot
-            == Some(first.clone())
+        s.clients.controller.clone().get_snapshot(get).await?.into_inner().snapshot == Some(first.clone())
     );
     s.delete_snapshot(&first.snapshot_id).await?;
     s.delete_snapshot(&first.snapshot_id).await?;
@@ -69,11 +44,7 @@ pub async fn a_restore_has_the_data_of_the_snapshot(s: &Subject) -> Result<()> {
         s.unmount(&used).await?;
     }
     let snapshot = s.snapshot(&volume.volume_id, "contract-restore").await?;
-    let used = if s.is_block() {
-        s.mount(&volume.volume_id, "source").await?
-    } else {
-        used
-    };
+    let used = if s.is_block() { s.mount(&volume.volume_id, "source").await? } else { used };
     s.write(&used, NEW)?;
 
     let mut request = s.create_request("contract-restored");
@@ -103,18 +74,11 @@ pub async fn a_clone_has_the_data(s: &Subject) -> Result<()> {
     request.volume_content_source = ask::from_volume(&volume.volume_id);
     let clone = s.make(request.clone()).await?;
     ensure!(clone.content_source == request.volume_content_source);
-    let used = if s.is_block() {
-        s.mount(&volume.volume_id, "source").await?
-    } else {
-        used
-    };
+    let used = if s.is_block() { s.mount(&volume.volume_id, "source").await? } else { used };
     let other = s.mount(&clone.volume_id, "clone").await?;
     ensure!(s.read(&other, OLD.len())? == OLD);
     s.write(&other, NEW)?;
-    ensure!(
-        s.read(&used, OLD.len())? == OLD,
-        "writing to the clone leaves the source alone"
-    );
+    ensure!(s.read(&used, OLD.len())? == OLD, "writing to the clone leaves the source alone");
     s.unmount(&other).await?;
     s.unmount(&used).await?;
     s.delete(&[&volume.volume_id, &clone.volume_id]).await
@@ -125,25 +89,14 @@ pub async fn sources_are_checked(s: &Subject) -> Result<()> {
     let mut request = s.create_request("contract-no-source");
     let mut controller = s.clients.controller.clone();
     request.volume_content_source = ask::from_snapshot("no-such-snapshot");
-    refused(
-        controller.create_volume(request.clone()).await,
-        NotFound,
-        &["no-such-snapshot"],
-    )?;
+    refused(controller.create_volume(request.clone()).await, NotFound, &["no-such-snapshot"])?;
     request.volume_content_source = ask::from_volume("no-such-volume");
-    refused(
-        controller.create_volume(request.clone()).await,
-        NotFound,
-        &["no-such-volume"],
-    )?;
+    refused(controller.create_volume(request.clone()).await, NotFound, &["no-such-volume"])?;
     let mut large = s.create_request("contract-large");
     large.capacity_range = ask::at_least(s.grown);
     let large = s.make(large).await?;
     request.volume_content_source = ask::from_volume(&large.volume_id);
-    request.capacity_range = Some(pb::CapacityRange {
-        required_bytes: s.size,
-        limit_bytes: s.size,
-    });
+    request.capacity_range = Some(pb::CapacityRange { required_bytes: s.size, limit_bytes: s.size });
     refused(controller.create_volume(request).await, OutOfRange, &[])?;
     s.delete(&[&large.volume_id]).await
 }
@@ -152,64 +105,30 @@ pub async fn sources_are_checked(s: &Subject) -> Result<()> {
 pub async fn snapshots_can_be_listed_and_filtered(s: &Subject) -> Result<()> {
     let (a, b) = (s.create("contract-ls-a").await?, s.create("contract-ls-b").await?);
     let mut ids = Vec::new();
-    for (volume, name) in [
-        (&a, "contract-ls-1"),
-        (&a, "contract-ls-2"),
-        (&b, "contract-ls-3"),
-    ] {
+    for (volume, name) in [(&a, "contract-ls-1"), (&a, "contract-ls-2"), (&b, "contract-ls-3")] {
         ids.push(s.snapshot(&volume.volume_id, name).await?.snapshot_id);
     }
     let list = async |request: pb::ListSnapshotsRequest| -> Result<(Vec<String>, String)> {
-        let page = s
-            .clients
-            .controller
-            .clone()
-            .list_snapshots(request)
-            .await?
-            .into_inner();
-        let ids = page
-            .entries
-            .into_iter()
-            .filter_map(|e| Some(e.snapshot?.snapshot_id))
-            .collect();
+        let page = s.clients.controller.clone().list_snapshots(request).await?.into_inner();
+        let ids = page.entries.into_iter().filter_map(|e| Some(e.snapshot?.snapshot_id)).collect();
         Ok((ids, page.next_token))
     };
     let all = pb::ListSnapshotsRequest::default;
     ensure!(list(all()).await?.0 == ids);
-    let of_a = pb::ListSnapshotsRequest {
-        source_volume_id: a.volume_id.clone(),
-        ..all()
-    };
+    let of_a = pb::ListSnapshotsRequest { source_volume_id: a.volume_id.clone(), ..all() };
     ensure!(list(of_a).await?.0 == ids[..2]);
-    let one = pb::ListSnapshotsRequest {
-        snapshot_id: ids[2].clone(),
-        ..all()
-    };
+    let one = pb::ListSnapshotsRequest { snapshot_id: ids[2].clone(), ..all() };
     ensure!(list(one).await?.0 == ids[2..]);
     for nothing in [
-        pb::ListSnapshotsRequest {
-            snapshot_id: "no-such-snapshot".into(),
-            ..all()
-        },
-        pb::ListSnapshotsRequest {
-            source_volume_id: "no-such-volume".into(),
-            ..all()
-        },
+        pb::ListSnapshotsRequest { snapshot_id: "no-such-snapshot".into(), ..all() },
+        pb::ListSnapshotsRequest { source_volume_id: "no-such-volume".into(), ..all() },
     ] {
         ensure!(list(nothing).await?.0.is_empty());
     }
-    let (first, token) = list(pb::ListSnapshotsRequest {
-        max_entries: 2,
-        ..all()
-    })
-    .await?;
+    let (first, token) = list(pb::ListSnapshotsRequest { max_entries: 2, ..all() }).await?;
     ensure!(first == ids[..2] && !token.is_empty());
-    let (rest, token) = list(pb::ListSnapshotsRequest {
-        max_entries: 2,
-        starting_token: token,
-        ..all()
-    })
-    .await?;
+    let (rest, token) =
+        list(pb::ListSnapshotsRequest { max_entries: 2, starting_token: token, ..all() }).await?;
     ensure!(rest == ids[2..] && token.is_empty());
     for id in &ids {
         s.delete_snapshot(id).await?;
@@ -238,30 +157,16 @@ pub async fn groups_are_all_or_nothing(s: &Subject) -> Result<()> {
     {
         return Ok(());
     }
-    let (a, b) = (
-        s.create("contract-group-a").await?.volume_id,
-        s.create("contract-group-b").await?.volume_id,
-    );
+    let (a, b) =
+        (s.create("contract-group-a").await?.volume_id, s.create("contract-group-b").await?.volume_id);
     let wish = |ids: &[&str]| pb::CreateVolumeGroupSnapshotRequest {
         name: "contract-group".into(),
         source_volume_ids: ids.iter().map(ToString::to_string).collect(),
         ..Default::default()
     };
-    refused(
-        group.create_volume_group_snapshot(wish(&[])).await,
-        InvalidArgument,
-        &["source_volume_ids"],
-    )?;
-    refused(
-        group.create_volume_group_snapshot(wish(&[&a, &a])).await,
-        InvalidArgument,
-        &["twice"],
-    )?;
-    refused(
-        group.create_volume_group_snapshot(wish(&[&a, "no-such"])).await,
-        NotFound,
-        &["no-such"],
-    )?;
+    refused(group.create_volume_group_snapshot(wish(&[])).await, InvalidArgument, &["source_volume_ids"])?;
+    refused(group.create_volume_group_snapshot(wish(&[&a, &a])).await, InvalidArgument, &["twice"])?;
+    refused(group.create_volume_group_snapshot(wish(&[&a, "no-such"])).await, NotFound, &["no-such"])?;
     ensure!(
         s.clients
             .controller
@@ -285,26 +190,11 @@ pub async fn groups_are_all_or_nothing(s: &Subject) -> Result<()> {
         .into_inner()
         .group_snapshot
         .context("no group")?;
-    ensure!(
-        made == again && made.snapshots.len() == 2 && made.ready_to_use,
-        "{made:?} is not {again:?}"
-    );
-    ensure!(
-        made.snapshots
-            .iter()
-            .all(|m| m.group_snapshot_id == made.group_snapshot_id)
-    );
-    refused(
-        group.create_volume_group_snapshot(wish(&[&a])).await,
-        AlreadyExists,
-        &["contract-group"],
-    )?;
+    ensure!(made == again && made.snapshots.len() == 2 && made.ready_to_use, "{made:?} is not {again:?}");
+    ensure!(made.snapshots.iter().all(|m| m.group_snapshot_id == made.group_snapshot_id));
+    refused(group.create_volume_group_snapshot(wish(&[&a])).await, AlreadyExists, &["contract-group"])?;
     let member = ask::delete_snapshot(&made.snapshots[0].snapshot_id);
-    refused(
-        s.clients.controller.clone().delete_snapshot(member).await,
-        InvalidArgument,
-        &["group"],
-    )?;
+    refused(s.clients.controller.clone().delete_snapshot(member).await, InvalidArgument, &["group"])?;
 
     let ids: Vec<_> = made.snapshots.iter().map(|m| m.snapshot_id.clone()).collect();
     let get = |snapshot_ids| pb::GetVolumeGroupSnapshotRequest {
@@ -313,11 +203,7 @@ pub async fn groups_are_all_or_nothing(s: &Subject) -> Result<()> {
         ..Default::default()
     };
     ensure!(
-        group
-            .get_volume_group_snapshot(get(ids.clone()))
-            .await?
-            .into_inner()
-            .group_snapshot
+        group.get_volume_group_snapshot(get(ids.clone())).await?.into_inner().group_snapshot
             == Some(made.clone())
     );
     refused(

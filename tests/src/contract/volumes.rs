@@ -25,44 +25,25 @@ pub async fn the_same_name_with_other_wishes_is_taken(s: &Subject) -> Result<()>
     let mut controller = s.clients.controller.clone();
     let mut larger = good.clone();
     larger.capacity_range = ask::at_least(s.grown * 2);
-    refused(
-        controller.create_volume(larger).await,
-        AlreadyExists,
-        &["contract-taken"],
-    )?;
+    refused(controller.create_volume(larger).await, AlreadyExists, &["contract-taken"])?;
     let mut limited = good.clone();
-    limited.capacity_range = Some(pb::CapacityRange {
-        required_bytes: 1,
-        limit_bytes: 1 << 20,
-    });
+    limited.capacity_range = Some(pb::CapacityRange { required_bytes: 1, limit_bytes: 1 << 20 });
     if s.size > 1 << 20 {
         let code = controller.create_volume(limited).await.err().map(|e| e.code());
-        ensure!(
-            matches!(code, Some(AlreadyExists | OutOfRange)),
-            "a limit below the size: {code:?}"
-        );
+        ensure!(matches!(code, Some(AlreadyExists | OutOfRange)), "a limit below the size: {code:?}");
     }
     let mut sourced = good;
     let other = s.create("contract-taken-source").await?;
     sourced.volume_content_source = ask::from_volume(&other.volume_id);
-    refused(
-        controller.create_volume(sourced).await,
-        AlreadyExists,
-        &["contract-taken"],
-    )?;
+    refused(controller.create_volume(sourced).await, AlreadyExists, &["contract-taken"])?;
     s.delete(&[&volume.volume_id, &other.volume_id]).await
 }
 
 /// 128 bytes, odd characters, names that differ only at the end.
 pub async fn names_of_any_length_work(s: &Subject) -> Result<()> {
     let long = "n".repeat(127);
-    let names = [
-        format!("{long}a"),
-        format!("{long}b"),
-        "With Space/and:more".into(),
-        "..".into(),
-        "ünï".into(),
-    ];
+    let names =
+        [format!("{long}a"), format!("{long}b"), "With Space/and:more".into(), "..".into(), "ünï".into()];
     let mut ids = std::collections::BTreeSet::new();
     for name in &names {
         let id = s.create(name).await?.volume_id;
@@ -82,24 +63,14 @@ pub async fn sizes_are_kept(s: &Subject) -> Result<()> {
     let mut request = s.create_request("contract-size");
     request.capacity_range = ask::at_least(odd);
     let volume = s.make(request.clone()).await?;
+    ensure!(volume.capacity_bytes >= odd, "{} is below {odd}", volume.capacity_bytes);
     ensure!(
-        volume.capacity_bytes >= odd,
-        "{} is below {odd}",
-        volume.capacity_bytes
-    );
-    ensure!(
-        s.get(&volume.volume_id)
-            .await?
-            .volume
-            .is_some_and(|v| v.capacity_bytes == volume.capacity_bytes)
+        s.get(&volume.volume_id).await?.volume.is_some_and(|v| v.capacity_bytes == volume.capacity_bytes)
     );
     s.delete(&[&volume.volume_id]).await?;
 
     request.name = "contract-exact".into();
-    request.capacity_range = Some(pb::CapacityRange {
-        required_bytes: s.size,
-        limit_bytes: s.size,
-    });
+    request.capacity_range = Some(pb::CapacityRange { required_bytes: s.size, limit_bytes: s.size });
     let exact = s.make(request.clone()).await?;
     ensure!(exact.capacity_bytes == s.size);
     s.delete(&[&exact.volume_id]).await?;
@@ -120,49 +91,27 @@ pub async fn a_missing_volume_is_not_found(s: &Subject) -> Result<()> {
         s.delete(&[id]).await?;
         let get = pb::ControllerGetVolumeRequest { volume_id: id.into() };
         refused(controller.controller_get_volume(get).await, NotFound, &[id])?;
-        refused(
-            controller
-                .controller_expand_volume(ask::expand(id, s.grown))
-                .await,
-            NotFound,
-            &[id],
-        )?;
+        refused(controller.controller_expand_volume(ask::expand(id, s.grown)).await, NotFound, &[id])?;
         let validate = pb::ValidateVolumeCapabilitiesRequest {
             volume_id: id.into(),
             volume_capabilities: vec![s.capability.clone()],
             ..pb::ValidateVolumeCapabilitiesRequest::default()
         };
-        refused(
-            controller.validate_volume_capabilities(validate).await,
-            NotFound,
-            &[id],
-        )?;
+        refused(controller.validate_volume_capabilities(validate).await, NotFound, &[id])?;
         let stats = pb::NodeGetVolumeStatsRequest {
             volume_id: id.into(),
             volume_path: "some/path".into(),
             ..Default::default()
         };
-        refused(
-            s.clients.node.clone().node_get_volume_stats(stats).await,
-            NotFound,
-            &[id],
-        )?;
+        refused(s.clients.node.clone().node_get_volume_stats(stats).await, NotFound, &[id])?;
         let grow = pb::NodeExpandVolumeRequest {
             volume_id: id.into(),
             volume_path: "some/path".into(),
             ..Default::default()
         };
-        refused(
-            s.clients.node.clone().node_expand_volume(grow).await,
-            NotFound,
-            &[id],
-        )?;
+        refused(s.clients.node.clone().node_expand_volume(grow).await, NotFound, &[id])?;
         let stage = ask::stage(id, &s.path("gone")?, s.capability.clone());
-        refused(
-            s.clients.node.clone().node_stage_volume(stage).await,
-            NotFound,
-            &[id],
-        )?;
+        refused(s.clients.node.clone().node_stage_volume(stage).await, NotFound, &[id])?;
     }
     Ok(())
 }
@@ -198,22 +147,12 @@ pub async fn repeated_calls_join(s: &Subject) -> Result<()> {
 pub async fn many_volumes_at_once(s: &Subject) -> Result<()> {
     let mut calls = tokio::task::JoinSet::new();
     for i in 0..24 {
-        let (mut controller, request) = (
-            s.clients.controller.clone(),
-            s.create_request(&format!("contract-many-{i}")),
-        );
+        let (mut controller, request) =
+            (s.clients.controller.clone(), s.create_request(&format!("contract-many-{i}")));
         calls.spawn(async move {
-            let id = controller
-                .create_volume(request)
-                .await?
-                .into_inner()
-                .volume
-                .unwrap_or_default()
-                .volume_id;
-            controller
-                .create_volume(pb::CreateVolumeRequest::default())
-                .await
-                .err();
+            let id =
+                controller.create_volume(request).await?.into_inner().volume.unwrap_or_default().volume_id;
+            controller.create_volume(pb::CreateVolumeRequest::default()).await.err();
             Ok::<_, tonic::Status>(id)
         });
     }
@@ -223,8 +162,7 @@ pub async fn many_volumes_at_once(s: &Subject) -> Result<()> {
     }
     ids.sort();
     ensure!(s.ids().await? == ids, "the list has what was created");
-    s.delete(&ids.iter().map(String::as_str).collect::<Vec<_>>())
-        .await
+    s.delete(&ids.iter().map(String::as_str).collect::<Vec<_>>()).await
 }
 
 /// ValidateVolumeCapabilities confirms what is and says why not.
@@ -238,33 +176,14 @@ pub async fn capabilities_are_validated(s: &Subject) -> Result<()> {
         ..pb::ValidateVolumeCapabilitiesRequest::default()
     };
     let mut controller = s.clients.controller.clone();
-    let answer = controller
-        .validate_volume_capabilities(request.clone())
-        .await?
-        .into_inner();
+    let answer = controller.validate_volume_capabilities(request.clone()).await?.into_inner();
     let confirmed = answer.confirmed.unwrap_or_default();
-    ensure!(
-        confirmed.volume_capabilities == [s.capability.clone()],
-        "{}",
-        answer.message
-    );
-    let none = pb::ValidateVolumeCapabilitiesRequest {
-        volume_capabilities: Vec::new(),
-        ..request.clone()
-    };
-    refused(
-        controller.validate_volume_capabilities(none).await,
-        InvalidArgument,
-        &["volume_capabilities"],
-    )?;
-    let strange = pb::ValidateVolumeCapabilitiesRequest {
-        volume_capabilities: vec![ask::mount("tapefs")],
-        ..request
-    };
-    let answer = controller
-        .validate_volume_capabilities(strange)
-        .await?
-        .into_inner();
+    ensure!(confirmed.volume_capabilities == [s.capability.clone()], "{}", answer.message);
+    let none = pb::ValidateVolumeCapabilitiesRequest { volume_capabilities: Vec::new(), ..request.clone() };
+    refused(controller.validate_volume_capabilities(none).await, InvalidArgument, &["volume_capabilities"])?;
+    let strange =
+        pb::ValidateVolumeCapabilitiesRequest { volume_capabilities: vec![ask::mount("tapefs")], ..request };
+    let answer = controller.validate_volume_capabilities(strange).await?.into_inner();
     ensure!(
         answer.confirmed.is_none() && !answer.message.is_empty(),
         "a file system that is not offered: {answer:?}"
@@ -278,63 +197,32 @@ pub async fn expansion_grows_and_never_shrinks(s: &Subject) -> Result<()> {
     let id = volume.volume_id.as_str();
     let mut controller = s.clients.controller.clone();
     for _ in 0..2 {
-        let grown = controller
-            .controller_expand_volume(ask::expand(id, s.grown))
-            .await?
-            .into_inner();
+        let grown = controller.controller_expand_volume(ask::expand(id, s.grown)).await?.into_inner();
         ensure!(grown.capacity_bytes >= s.grown, "{grown:?}");
     }
-    let same = controller
-        .controller_expand_volume(ask::expand(id, s.size))
-        .await?
-        .into_inner();
-    ensure!(
-        same.capacity_bytes >= s.grown,
-        "a smaller wish leaves it as it is: {same:?}"
-    );
-    ensure!(
-        s.get(id)
-            .await?
-            .volume
-            .is_some_and(|v| v.capacity_bytes >= s.grown)
-    );
+    let same = controller.controller_expand_volume(ask::expand(id, s.size)).await?.into_inner();
+    ensure!(same.capacity_bytes >= s.grown, "a smaller wish leaves it as it is: {same:?}");
+    ensure!(s.get(id).await?.volume.is_some_and(|v| v.capacity_bytes >= s.grown));
     let mut limited = ask::expand(id, 1);
-    limited.capacity_range = Some(pb::CapacityRange {
-        required_bytes: 1,
-        limit_bytes: s.size,
-    });
-    refused(
-        controller.controller_expand_volume(limited).await,
-        OutOfRange,
-        &[],
-    )?;
+    limited.capacity_range = Some(pb::CapacityRange { required_bytes: 1, limit_bytes: s.size });
+    refused(controller.controller_expand_volume(limited).await, OutOfRange, &[])?;
     let mut none = ask::expand(id, 1);
     none.capacity_range = None;
-    refused(
-        controller.controller_expand_volume(none).await,
-        InvalidArgument,
-        &["capacity_range"],
-    )?;
+    refused(controller.controller_expand_volume(none).await, InvalidArgument, &["capacity_range"])?;
     s.delete(&[id]).await
 }
 
 /// ControllerModifyVolume refuses what it does not know and what cannot change.
 pub async fn what_cannot_be_modified_is_refused(s: &Subject) -> Result<()> {
     let volume = s.create("contract-modify").await?;
-    if s.can(pb::controller_service_capability::rpc::Type::ModifyVolume)
-        .await?
-    {
+    if s.can(pb::controller_service_capability::rpc::Type::ModifyVolume).await? {
         let request = pb::ControllerModifyVolumeRequest {
             volume_id: volume.volume_id.clone(),
             mutable_parameters: [("iopz".to_owned(), "100".to_owned())].into(),
             ..pb::ControllerModifyVolumeRequest::default()
         };
         refused(
-            s.clients
-                .controller
-                .clone()
-                .controller_modify_volume(request)
-                .await,
+            s.clients.controller.clone().controller_modify_volume(request).await,
             InvalidArgument,
             &["iopz"],
         )?;

@@ -18,10 +18,7 @@ impl StateMachineTest for Machine {
     type Reference = Model;
 
     fn init_test(_: &Model) -> Self {
-        Self {
-            system: System::start(),
-            before: Model::default(),
-        }
+        Self { system: System::start(), before: Model::default() }
     }
 
     fn apply(mut self, after: &Model, step: Step) -> Self {
@@ -39,14 +36,8 @@ impl StateMachineTest for Machine {
     fn teardown(mut self, after: Model) {
         // Everything goes, and nothing is left behind.
         for name in 0..crate::reference::NAMES {
-            let delete = [
-                Call::Detach { name },
-                Call::Delete { name },
-                Call::DeleteSnapshot { name },
-            ];
-            delete
-                .iter()
-                .for_each(|call| assert_eq!(self.system.call(call), Ok(())));
+            let delete = [Call::Detach { name }, Call::Delete { name }, Call::DeleteSnapshot { name }];
+            delete.iter().for_each(|call| assert_eq!(self.system.call(call), Ok(())));
         }
         let mut empty = after;
         empty.volumes.clear();
@@ -105,22 +96,8 @@ fn code_of(answer: Answer) -> Option<Code> {
 #[test]
 fn the_model_itself_is_idempotent() {
     let mut model = Model::default();
-    let create = Call::Create {
-        name: 0,
-        mib: 2,
-        directory: false,
-    };
+    let create = Call::Create { name: 0, mib: 2, directory: false };
     assert_eq!(model.call(&create), Answer::Done);
     let once = model.volumes.clone();
-    assert_eq!(
-        Model::apply(
-            model,
-            &Step {
-                call: create,
-                fault: None
-            }
-        )
-        .volumes,
-        once
-    );
+    assert_eq!(Model::apply(model, &Step { call: create, fault: None }).volumes, once);
 }

@@ -125,9 +125,7 @@ impl ReferenceStateMachine for Model {
             2 => (0..6_u8).prop_map(|n| Some(Fault::FailsAt(n))),
             1 => (0..3000_u16).prop_map(|us| Some(Fault::CallerLeaves(us))),
         ];
-        (call, fault)
-            .prop_map(|(call, fault)| Step { call, fault })
-            .boxed()
+        (call, fault).prop_map(|(call, fault)| Step { call, fault }).boxed()
     }
 
     fn apply(mut state: Self, step: &Step) -> Self {
@@ -155,13 +153,7 @@ impl Model {
                 self.contents += 1;
                 self.create(
                     name,
-                    Volume {
-                        mib,
-                        directory,
-                        source: None,
-                        content: self.contents,
-                        attached: false,
-                    },
+                    Volume { mib, directory, source: None, content: self.contents, attached: false },
                 )
             }
             Call::CreateFrom { name, source, more } => self.create_from(name, source, more),
@@ -209,13 +201,7 @@ impl Model {
         };
         self.create(
             name,
-            Volume {
-                mib: mib + more,
-                directory,
-                source: Some(source),
-                content,
-                attached: false,
-            },
+            Volume { mib: mib + more, directory, source: Some(source), content, attached: false },
         )
     }
 
@@ -227,21 +213,8 @@ impl Model {
             Some(snapshot) if snapshot.of == of => Answer::Done,
             Some(_) => Answer::AlreadyExists,
             None => {
-                let Volume {
-                    mib,
-                    directory,
-                    content,
-                    ..
-                } = *volume;
-                done(self.snapshots.insert(
-                    name,
-                    Snapshot {
-                        of,
-                        mib,
-                        directory,
-                        content,
-                    },
-                ))
+                let Volume { mib, directory, content, .. } = *volume;
+                done(self.snapshots.insert(name, Snapshot { of, mib, directory, content }))
             }
         }
     }

@@ -36,20 +36,11 @@ pub struct System {
 
 impl System {
     pub fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (scratch, countdown) = (Scratch::new().unwrap(), Arc::new(AtomicI32::new(-1)));
         let service = service(&scratch, &countdown);
-        Self {
-            runtime,
-            scratch,
-            service,
-            countdown,
-            ids: Arc::default(),
-        }
+        Self { runtime, scratch, service, countdown, ids: Arc::default() }
     }
 
     /// Makes a call; `Err` has its code.
@@ -91,38 +82,24 @@ impl System {
 
     /// Writes the content of a new volume where its user would.
     pub fn write(&self, name: u8, volume: &Volume) {
-        std::fs::write(
-            self.content_path(&volume_name(name), volume.directory),
-            volume.content.to_le_bytes(),
-        )
-        .unwrap();
+        std::fs::write(self.content_path(&volume_name(name), volume.directory), volume.content.to_le_bytes())
+            .unwrap();
         if !volume.directory {
-            let file = std::fs::OpenOptions::new()
-                .write(true)
-                .open(self.content_path(&volume_name(name), false));
-            file.unwrap()
-                .set_len(u64::try_from(volume.mib * MIB).unwrap())
-                .unwrap();
+            let file =
+                std::fs::OpenOptions::new().write(true).open(self.content_path(&volume_name(name), false));
+            file.unwrap().set_len(u64::try_from(volume.mib * MIB).unwrap()).unwrap();
         }
     }
 
     fn content_path(&self, name: &str, directory: bool) -> PathBuf {
         let volume = self.scratch.path().join("volumes").join(name);
-        if directory {
-            volume.join("data/content")
-        } else {
-            volume.join("disk.img")
-        }
+        if directory { volume.join("data/content") } else { volume.join("disk.img") }
     }
 
     /// What the driver lists is what should be, with sizes, and the content is that of the source.
     pub fn compare(&self, model: &Model) {
         let (service, empty) = (&self.service, pb::ListVolumesRequest::default());
-        let listed = self
-            .runtime
-            .block_on(service.list_volumes(Request::new(empty)))
-            .unwrap()
-            .into_inner();
+        let listed = self.runtime.block_on(service.list_volumes(Request::new(empty))).unwrap().into_inner();
         let listed: BTreeMap<_, _> = listed
             .entries
             .into_iter()
@@ -132,22 +109,12 @@ impl System {
         let expected: BTreeMap<_, _> = model
             .volumes
             .iter()
-            .map(|(name, v)| {
-                (
-                    self.id(&volume_name(*name)),
-                    (v.mib * MIB, usize::from(v.attached)),
-                )
-            })
+            .map(|(name, v)| (self.id(&volume_name(*name)), (v.mib * MIB, usize::from(v.attached))))
             .collect();
         assert_eq!(listed, expected, "volumes");
         for (name, volume) in &model.volumes {
             let data = std::fs::read(self.content_path(&volume_name(*name), volume.directory)).unwrap();
-            assert_eq!(
-                data[..8],
-                volume.content.to_le_bytes(),
-                "the content of {}",
-                volume_name(*name)
-            );
+            assert_eq!(data[..8], volume.content.to_le_bytes(), "the content of {}", volume_name(*name));
             assert!(volume.directory || data.len() as u64 == u64::try_from(volume.mib * MIB).unwrap());
         }
         self.compare_snapshots(model);
@@ -155,57 +122,36 @@ impl System {
 
     fn compare_snapshots(&self, model: &Model) {
         let (service, empty) = (&self.service, pb::ListSnapshotsRequest::default());
-        let listed = self
-            .runtime
-            .block_on(service.list_snapshots(Request::new(empty)))
-            .unwrap()
-            .into_inner();
+        let listed = self.runtime.block_on(service.list_snapshots(Request::new(empty))).unwrap().into_inner();
         let listed: BTreeMap<_, _> = listed
             .entries
             .into_iter()
             .filter_map(|e| e.snapshot)
             .map(|s| (s.snapshot_id, (s.size_bytes, s.ready_to_use)))
             .collect();
-        let expected: BTreeMap<_, _> = model
-            .snapshots
-            .iter()
-            .map(|(n, s)| (self.id(&snapshot_name(*n)), (s.mib * MIB, true)))
-            .collect();
+        let expected: BTreeMap<_, _> =
+            model.snapshots.iter().map(|(n, s)| (self.id(&snapshot_name(*n)), (s.mib * MIB, true))).collect();
         assert_eq!(listed, expected, "snapshots");
     }
 
     /// With no volume and no snapshot, only the backend's own empty directories are there.
     pub fn assert_no_files(&self) {
         let root = self.scratch.path().join("volumes");
-        let files: Vec<_> = Scratch::tree(&root)
-            .into_iter()
-            .filter(|p| !root.join(p).is_dir())
-            .collect();
+        let files: Vec<_> = Scratch::tree(&root).into_iter().filter(|p| !root.join(p).is_dir()).collect();
         assert!(files.is_empty(), "left: {files:?}");
-        let dirs: Vec<_> = std::fs::read_dir(&root)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|e| e.file_name())
-            .collect();
+        let dirs: Vec<_> =
+            std::fs::read_dir(&root).into_iter().flatten().flatten().map(|e| e.file_name()).collect();
         assert!(dirs.iter().all(|name| name == ".volumectl"), "left: {dirs:?}");
     }
 
     fn id(&self, name: &str) -> String {
-        self.ids
-            .lock()
-            .unwrap()
-            .get(name)
-            .cloned()
-            .unwrap_or_else(|| format!("{name} was never made"))
+        self.ids.lock().unwrap().get(name).cloned().unwrap_or_else(|| format!("{name} was never made"))
     }
 }
 
 fn service(scratch: &Scratch, countdown: &Arc<AtomicI32>) -> Service {
     let config = Config::parse(&local_config(scratch.path(), "")).unwrap();
-    let service = registry::drivers(&config, Mode::All, &Metrics::new())
-        .unwrap()
-        .remove(0);
+    let service = registry::drivers(&config, Mode::All, &Metrics::new()).unwrap().remove(0);
     let countdown = countdown.clone();
     let observer: Observer = Arc::new(move |stage| match countdown.fetch_sub(1, Ordering::SeqCst) {
         0 => Err(Error::Unavailable(format!("injected at stage {stage}"))),
@@ -213,10 +159,7 @@ fn service(scratch: &Scratch, countdown: &Arc<AtomicI32>) -> Service {
         _ => Ok(()),
     });
     let driver = Arc::into_inner(service.0).unwrap();
-    Service(Arc::new(Driver {
-        flights: Flights::observed(8, Duration::from_secs(60), observer),
-        ..driver
-    }))
+    Service(Arc::new(Driver { flights: Flights::observed(8, Duration::from_secs(60), observer), ..driver }))
 }
 
 fn volume_name(name: u8) -> String {
@@ -230,11 +173,7 @@ fn snapshot_name(name: u8) -> String {
 type Ids = Mutex<BTreeMap<String, String>>;
 
 fn known(ids: &Ids, name: &str) -> String {
-    ids.lock()
-        .unwrap()
-        .get(name)
-        .cloned()
-        .unwrap_or_else(|| "default:never-made".into())
+    ids.lock().unwrap().get(name).cloned().unwrap_or_else(|| "default:never-made".into())
 }
 
 async fn make(service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
@@ -269,28 +208,16 @@ async fn make(service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
         }
         Call::Expand { name, mib } => {
             let request = ask::expand(&known(ids, &volume_name(name)), mib * MIB);
-            service
-                .controller_expand_volume(Request::new(request))
-                .await
-                .map(drop)
+            service.controller_expand_volume(Request::new(request)).await.map(drop)
         }
         Call::Attach { name } => {
             let request = ask::attach(&known(ids, &volume_name(name)), "node-1", capability(false));
-            service
-                .controller_publish_volume(Request::new(request))
-                .await
-                .map(drop)
+            service.controller_publish_volume(Request::new(request)).await.map(drop)
         }
         Call::Detach { name } => {
             let volume_id = known(ids, &volume_name(name));
-            let request = pb::ControllerUnpublishVolumeRequest {
-                volume_id,
-                ..Default::default()
-            };
-            service
-                .controller_unpublish_volume(Request::new(request))
-                .await
-                .map(drop)
+            let request = pb::ControllerUnpublishVolumeRequest { volume_id, ..Default::default() };
+            service.controller_unpublish_volume(Request::new(request)).await.map(drop)
         }
         Call::Restart => Ok(()),
     }
@@ -298,12 +225,7 @@ async fn make(service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
 
 async fn create(service: &Service, ids: &Ids, request: pb::CreateVolumeRequest) -> Result<(), Status> {
     let name = request.name.clone();
-    let made = service
-        .create_volume(Request::new(request))
-        .await?
-        .into_inner()
-        .volume
-        .unwrap_or_default();
+    let made = service.create_volume(Request::new(request)).await?.into_inner().volume.unwrap_or_default();
     same(ids, name, made.volume_id);
     Ok(())
 }
@@ -319,42 +241,21 @@ async fn create_from(
     let (bytes, of) = match source {
         Source::Volume(v) => {
             let volume_id = known(ids, &volume_name(v));
-            let request = pb::ControllerGetVolumeRequest {
-                volume_id: volume_id.clone(),
-            };
-            let found = service
-                .controller_get_volume(Request::new(request))
-                .await?
-                .into_inner();
+            let request = pb::ControllerGetVolumeRequest { volume_id: volume_id.clone() };
+            let found = service.controller_get_volume(Request::new(request)).await?.into_inner();
             let volume = found.volume.unwrap_or_default();
-            (
-                (volume.capacity_bytes, volume.volume_context),
-                ask::from_volume(&volume_id),
-            )
+            ((volume.capacity_bytes, volume.volume_context), ask::from_volume(&volume_id))
         }
         Source::Snapshot(s) => {
             let snapshot_id = known(ids, &snapshot_name(s));
-            let request = pb::GetSnapshotRequest {
-                snapshot_id: snapshot_id.clone(),
-                ..Default::default()
-            };
-            let snapshot = service
-                .get_snapshot(Request::new(request))
-                .await?
-                .into_inner()
-                .snapshot
-                .unwrap_or_default();
+            let request = pb::GetSnapshotRequest { snapshot_id: snapshot_id.clone(), ..Default::default() };
+            let snapshot =
+                service.get_snapshot(Request::new(request)).await?.into_inner().snapshot.unwrap_or_default();
             let directory = snapshot_is_directory(&snapshot);
-            (
-                (snapshot.size_bytes, kind(directory)),
-                ask::from_snapshot(&snapshot_id),
-            )
+            ((snapshot.size_bytes, kind(directory)), ask::from_snapshot(&snapshot_id))
         }
     };
-    let ((size, context), directory) = (
-        bytes.clone(),
-        bytes.1.get("type").is_some_and(|t| t == "directory"),
-    );
+    let ((size, context), directory) = (bytes.clone(), bytes.1.get("type").is_some_and(|t| t == "directory"));
     let _ = context;
     let mut request = ask::create(name, size + more * MIB, capability(directory));
     request.parameters = kind(directory);
@@ -365,18 +266,11 @@ async fn create_from(
 /// Handles are decided by the name alone.
 fn same(ids: &Ids, name: String, id: String) {
     let before = ids.lock().unwrap().insert(name.clone(), id.clone());
-    assert!(
-        before.is_none_or(|before| before == id),
-        "{name} has another handle now: {id}"
-    );
+    assert!(before.is_none_or(|before| before == id), "{name} has another handle now: {id}");
 }
 
 fn kind(directory: bool) -> BTreeMap<String, String> {
-    [(
-        "type".to_owned(),
-        if directory { "directory" } else { "file" }.to_owned(),
-    )]
-    .into()
+    [("type".to_owned(), if directory { "directory" } else { "file" }.to_owned())].into()
 }
 
 fn capability(directory: bool) -> pb::VolumeCapability {

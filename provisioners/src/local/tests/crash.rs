@@ -10,10 +10,7 @@ async fn a_half_made_volume_is_made_anew() {
     std::fs::write(left.join("disk.img"), vec![9; 4096]).unwrap();
     std::fs::write(left.join("volume.json"), "{\"sch").unwrap();
     let volume = bench.make("v").await;
-    assert_eq!(
-        std::fs::read(bench.root().join("v/disk.img")).unwrap(),
-        vec![0; 16 << 20]
-    );
+    assert_eq!(std::fs::read(bench.root().join("v/disk.img")).unwrap(), vec![0; 16 << 20]);
     assert!(!volume.condition.abnormal);
     bench.assert_tidy();
 }
@@ -23,16 +20,9 @@ async fn a_link_without_its_volume_is_replaced() {
     let bench = Bench::new();
     bench.local.check().await.unwrap();
     std::os::unix::fs::symlink("old-name", bench.own("index/v")).unwrap();
-    refused(
-        bench.local.get(&"default:v".into()).await,
-        "not_found",
-        "default:v",
-    );
+    refused(bench.local.get(&"default:v".into()).await, "not_found", "default:v");
     assert!(bench.local.list(None, 0).await.unwrap().items.is_empty());
-    let volume = bench
-        .create(spec_with("v", &[("nameTemplate", "db")]))
-        .await
-        .unwrap();
+    let volume = bench.create(spec_with("v", &[("nameTemplate", "db")])).await.unwrap();
     assert_eq!(bench.local.get(&volume.id).await.unwrap(), volume);
     // And deleting what has only a link is fine.
     std::os::unix::fs::symlink("gone", bench.own("index/w")).unwrap();
@@ -63,10 +53,7 @@ async fn a_volume_whose_link_was_lost_is_found_again_by_the_same_call() {
 #[tokio::test]
 async fn an_interrupted_deletion_is_finished_by_the_next_call() {
     let bench = Bench::new();
-    let volume = bench
-        .create(spec_with("v", &[("nameTemplate", "db")]))
-        .await
-        .unwrap();
+    let volume = bench.create(spec_with("v", &[("nameTemplate", "db")])).await.unwrap();
     std::fs::rename(bench.root().join("db"), bench.own("trash/volume-v")).unwrap();
     refused(bench.local.get(&volume.id).await, "not_found", "default:v");
     bench.delete(&volume.id).await.unwrap();
@@ -110,10 +97,7 @@ async fn recovery_leaves_alone_what_another_process_may_be_making() {
     // A second backend has descriptors of its own, as another process would.
     let other = Local::new(bench.config.clone(), bench.host.clone()).unwrap();
     let done = other.recover().unwrap();
-    assert!(
-        done.len() == 1 && done[0].contains("another process is using it"),
-        "{done:?}"
-    );
+    assert!(done.len() == 1 && done[0].contains("another process is using it"), "{done:?}");
     assert!(bench.own("tmp/volume-x").exists());
     drop(other);
     assert_eq!(bench.local.recover().unwrap().len(), 1);
@@ -144,8 +128,7 @@ async fn what_cannot_be_recovered_does_not_keep_the_rest_from_it() {
     std::fs::create_dir(bench.own("tmp/volume-x")).unwrap();
     let done = bench.local.recover().unwrap();
     assert!(
-        done.iter()
-            .any(|line| line.contains("could not be done") && line.contains("g.pending")),
+        done.iter().any(|line| line.contains("could not be done") && line.contains("g.pending")),
         "{done:?}"
     );
     assert!(bench.own("groups/g.pending").exists());

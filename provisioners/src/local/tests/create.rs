@@ -14,10 +14,7 @@ async fn a_volume_is_a_sparse_file_beside_its_record() {
     let meta = bench.root().join("pvc-1/disk.img").metadata().unwrap();
     assert_eq!((meta.len(), meta.blocks()), (16 * MIB, 0));
     assert_eq!(meta.mode() & 0o777, 0o600);
-    assert_eq!(
-        bench.root().join("pvc-1").metadata().unwrap().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(bench.root().join("pvc-1").metadata().unwrap().mode() & 0o777, 0o700);
     assert!(names(&bench.own("index")).is_empty());
     assert_eq!(bench.local.get(&volume.id).await.unwrap(), volume);
     bench.assert_tidy();
@@ -27,10 +24,7 @@ async fn a_volume_is_a_sparse_file_beside_its_record() {
 async fn the_same_call_gives_the_same_volume() {
     let mut bench = Bench::new();
     let spec = VolumeSpec {
-        pvc: PvcMeta {
-            name: Some("db".into()),
-            ..PvcMeta::default()
-        },
+        pvc: PvcMeta { name: Some("db".into()), ..PvcMeta::default() },
         ..spec_with("pvc-1", &[("nameTemplate", "${pvc.name}"), ("mode", "0700")])
     };
     let first = bench.create(spec.clone()).await.unwrap();
@@ -38,10 +32,7 @@ async fn the_same_call_gives_the_same_volume() {
     assert_eq!(bench.create(spec.clone()).await.unwrap(), first);
     bench.restart(|_| {});
     assert_eq!(bench.create(spec).await.unwrap(), first);
-    assert_eq!(
-        std::fs::read(bench.root().join("db/volume.json")).unwrap(),
-        record
-    );
+    assert_eq!(std::fs::read(bench.root().join("db/volume.json")).unwrap(), record);
     assert_eq!(names(&bench.root()), [".volumectl", "db"]);
 }
 
@@ -49,10 +40,7 @@ async fn the_same_call_gives_the_same_volume() {
 async fn the_same_name_with_anything_else_says_what_differs() {
     let bench = Bench::with(&["default", "fast"], |_| {});
     bench.make("pvc-1").await;
-    let limit = CapacityRange {
-        required: 1,
-        limit: 16 * MIB - 1,
-    };
+    let limit = CapacityRange { required: 1, limit: 16 * MIB - 1 };
     let size = "size (it has 16777216 bytes";
     let changed = |change: &dyn Fn(&mut VolumeSpec)| but("pvc-1", change);
     let with = |key: &str, value: &str| spec_with("pvc-1", &[(key, value)]);
@@ -61,14 +49,8 @@ async fn the_same_name_with_anything_else_says_what_differs() {
         (changed(&|it| it.range = limit), size),
         (changed(&|it| it.capabilities = vec![raw()]), "access type"),
         (changed(&|it| it.capabilities = vec![mounted("xfs")]), "fsType"),
-        (
-            changed(&|it| it.source = Some(Source::Snapshot("default:s".into()))),
-            "source",
-        ),
-        (
-            changed(&|it| it.mutable_parameters = map(&[("mode", "0711")])),
-            "mode (it has none; asked: 0711)",
-        ),
+        (changed(&|it| it.source = Some(Source::Snapshot("default:s".into()))), "source"),
+        (changed(&|it| it.mutable_parameters = map(&[("mode", "0711")])), "mode (it has none; asked: 0711)"),
         (with("root", "fast"), "root (it has default; asked: fast)"),
         (with("type", "directory"), "type (it has file; asked: directory)"),
         (with("thick", "true"), "thick (it has false; asked: true)"),
@@ -87,14 +69,8 @@ async fn the_same_name_with_anything_else_says_what_differs() {
 async fn equal_parameters_in_other_words_are_the_same() {
     let bench = Bench::new();
     let path = bench.root().display().to_string();
-    let first = bench
-        .create(spec_with("v", &[("root", "default"), ("type", "file")]))
-        .await
-        .unwrap();
-    assert_eq!(
-        bench.create(spec_with("v", &[("root", &path)])).await.unwrap(),
-        first
-    );
+    let first = bench.create(spec_with("v", &[("root", "default"), ("type", "file")])).await.unwrap();
+    assert_eq!(bench.create(spec_with("v", &[("root", &path)])).await.unwrap(), first);
 }
 
 #[tokio::test]
@@ -118,18 +94,10 @@ async fn two_volumes_cannot_share_a_templates_name() {
     let bench = Bench::new();
     let template = [("nameTemplate", "same")];
     let first = bench.create(spec_with("a", &template)).await.unwrap();
-    refused(
-        bench.create(spec_with("b", &template)).await,
-        "already_exists",
-        "collision",
-    );
+    refused(bench.create(spec_with("b", &template)).await, "already_exists", "collision");
     refused(bench.create(spec("same")).await, "already_exists", "collision");
     assert_eq!(bench.local.get(&first.id).await.unwrap(), first);
-    refused(
-        bench.local.get(&"default:same".into()).await,
-        "not_found",
-        "no such volume",
-    );
+    refused(bench.local.get(&"default:same".into()).await, "not_found", "no such volume");
     assert_eq!(names(&bench.own("index")), ["a"]);
 }
 
@@ -143,29 +111,17 @@ async fn a_template_names_the_directory_and_the_index_finds_it() {
         ..PvcMeta::default()
     };
     let template = [("nameTemplate", "${pvc.namespace}-${pvc.name}-${pvc.labels.tier}")];
-    let wish = VolumeSpec {
-        pvc,
-        ..spec_with("pvc-1", &template)
-    };
+    let wish = VolumeSpec { pvc, ..spec_with("pvc-1", &template) };
     let volume = bench.create(wish).await.unwrap();
     assert!(bench.root().join("shop-db-gold/disk.img").exists());
     assert_eq!(bench.local.get(&volume.id).await.unwrap(), volume);
-    refused(
-        bench.create(spec_with("pvc-2", &template)).await,
-        "invalid",
-        "--extra-create-metadata",
-    );
+    refused(bench.create(spec_with("pvc-2", &template)).await, "invalid", "--extra-create-metadata");
 }
 
 #[tokio::test]
 async fn long_and_strange_names_work() {
     let bench = Bench::new();
-    for name in [
-        "n".repeat(128),
-        "a/../b c".to_owned(),
-        "ünï".to_owned(),
-        ".volumectl".to_owned(),
-    ] {
+    for name in ["n".repeat(128), "a/../b c".to_owned(), "ünï".to_owned(), ".volumectl".to_owned()] {
         let volume = bench.make(&name).await;
         assert!(volume.id.0.len() <= 128);
         assert_eq!(bench.make(&name).await, volume);
@@ -185,44 +141,22 @@ async fn a_thick_volume_has_its_blocks() {
 #[tokio::test]
 async fn a_directory_volume_has_its_owner_and_mode() {
     let bench = Bench::new();
-    let parameters = [
-        ("type", "directory"),
-        ("mode", "2750"),
-        ("uid", "1000"),
-        ("gid", "2000"),
-    ];
+    let parameters = [("type", "directory"), ("mode", "2750"), ("uid", "1000"), ("gid", "2000")];
     bench.create(spec_with("d", &parameters)).await.unwrap();
     let meta = bench.root().join("d/data").metadata().unwrap();
-    assert_eq!(
-        (meta.uid(), meta.gid(), meta.permissions().mode() & 0o7777),
-        (1000, 2000, 0o2750)
-    );
-    bench
-        .create(spec_with("e", &[("type", "directory")]))
-        .await
-        .unwrap();
-    assert_eq!(
-        bench.root().join("e/data").metadata().unwrap().mode() & 0o7777,
-        0o770
-    );
+    assert_eq!((meta.uid(), meta.gid(), meta.permissions().mode() & 0o7777), (1000, 2000, 0o2750));
+    bench.create(spec_with("e", &[("type", "directory")])).await.unwrap();
+    assert_eq!(bench.root().join("e/data").metadata().unwrap().mode() & 0o7777, 0o770);
 }
 
 #[tokio::test]
 async fn what_cannot_be_is_refused_before_anything_is_made() {
     let bench = Bench::new();
-    let many = Capability {
-        mode: AccessMode::MultiNodeMultiWriter,
-        ..mounted("")
-    };
+    let many = Capability { mode: AccessMode::MultiNodeMultiWriter, ..mounted("") };
     let term = [("topology.local.csi.volumectl.io/node", "worker-2")];
-    let elsewhere = TopologyRequest {
-        requisite: vec![map(&term)],
-        preferred: Vec::new(),
-    };
-    let block_directory = VolumeSpec {
-        capabilities: vec![raw()],
-        ..spec_with("v", &[("type", "directory")])
-    };
+    let elsewhere = TopologyRequest { requisite: vec![map(&term)], preferred: Vec::new() };
+    let block_directory =
+        VolumeSpec { capabilities: vec![raw()], ..spec_with("v", &[("type", "directory")]) };
     let changed = |change: &dyn Fn(&mut VolumeSpec)| but("v", change);
     let uses = |uses: &[Capability]| but("v", &|it| it.capabilities = uses.to_vec());
     let source = |source: Source| but("v", &|it| it.source = Some(source.clone()));
@@ -231,31 +165,11 @@ async fn what_cannot_be_is_refused_before_anything_is_made() {
         (uses(&[mounted("zfs")]), "invalid", "known: ext4, xfs, btrfs"),
         (uses(&[mounted("xfs"), mounted("ext4")]), "invalid", "ask for one"),
         (block_directory, "invalid", "cannot be a block device"),
-        (
-            changed(&|it| it.topology = Some(elsewhere.clone())),
-            "exhausted",
-            "accessibility_requirements",
-        ),
-        (
-            changed(&|it| it.range = at_least(1 << 60)),
-            "exhausted",
-            "bytes asked",
-        ),
-        (
-            changed(&|it| it.range = at_least(i64::MAX as u64)),
-            "out_of_range",
-            "more than any volume",
-        ),
-        (
-            source(Source::Volume("default:no".into())),
-            "not_found",
-            "default:no",
-        ),
-        (
-            source(Source::Snapshot("junk".into())),
-            "not_found",
-            "snapshot junk",
-        ),
+        (changed(&|it| it.topology = Some(elsewhere.clone())), "exhausted", "accessibility_requirements"),
+        (changed(&|it| it.range = at_least(1 << 60)), "exhausted", "bytes asked"),
+        (changed(&|it| it.range = at_least(i64::MAX as u64)), "out_of_range", "more than any volume"),
+        (source(Source::Volume("default:no".into())), "not_found", "default:no"),
+        (source(Source::Snapshot("junk".into())), "not_found", "snapshot junk"),
     ] {
         refused(bench.create(spec).await, label, part);
     }
@@ -266,17 +180,9 @@ async fn what_cannot_be_is_refused_before_anything_is_made() {
 async fn here_is_good_enough_when_it_is_one_of_several_places() {
     let bench = Bench::new();
     let there = Topology::from([("topology.local.csi.volumectl.io/node".into(), "worker-2".into())]);
-    let topology = Some(TopologyRequest {
-        requisite: vec![there, bench.local.topology()],
-        preferred: Vec::new(),
-    });
-    bench
-        .create(VolumeSpec {
-            topology,
-            ..spec("v")
-        })
-        .await
-        .unwrap();
+    let topology =
+        Some(TopologyRequest { requisite: vec![there, bench.local.topology()], preferred: Vec::new() });
+    bench.create(VolumeSpec { topology, ..spec("v") }).await.unwrap();
 }
 
 #[tokio::test]
@@ -284,16 +190,8 @@ async fn another_clusters_volume_is_not_taken_over() {
     let mut bench = Bench::new();
     let volume = bench.make("v").await;
     bench.restart(|config| config.cluster = "other".into());
-    refused(
-        bench.create(spec("v")).await,
-        "already_exists",
-        "of cluster \"default\"",
-    );
-    refused(
-        bench.delete(&volume.id).await,
-        "refused",
-        "belongs to cluster \"default\"",
-    );
+    refused(bench.create(spec("v")).await, "already_exists", "of cluster \"default\"");
+    refused(bench.delete(&volume.id).await, "refused", "belongs to cluster \"default\"");
 }
 
 #[tokio::test]
@@ -303,9 +201,7 @@ async fn many_at_once_do_not_disturb_each_other() {
         .map(|n| {
             let bench = bench.clone();
             tokio::spawn(async move {
-                bench
-                    .create(spec_with(&format!("v{n}"), &[("nameTemplate", "one")]))
-                    .await
+                bench.create(spec_with(&format!("v{n}"), &[("nameTemplate", "one")])).await
             })
         })
         .collect();
@@ -340,14 +236,6 @@ async fn whether_a_volume_satisfies_parameters_is_answered() {
     assert_eq!(differs(&[]).await, None);
     assert_eq!(differs(&[("type", "file")]).await, None);
     assert!(differs(&[("thick", "true")]).await.unwrap().contains("thick"));
-    refused(
-        bench.local.differs(&volume.id, &map(&[("x", "y")])).await,
-        "invalid",
-        "unknown",
-    );
-    refused(
-        bench.local.differs(&"default:no".into(), &map(&[])).await,
-        "not_found",
-        "default:no",
-    );
+    refused(bench.local.differs(&volume.id, &map(&[("x", "y")])).await, "invalid", "unknown");
+    refused(bench.local.differs(&"default:no".into(), &map(&[])).await, "not_found", "default:no");
 }

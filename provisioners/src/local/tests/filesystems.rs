@@ -17,11 +17,7 @@ impl Mount {
         let point = dir.path().join("mnt");
         std::fs::create_dir(&point).unwrap();
         let device = prepare(dir.path())?;
-        let output = Command::new("mount")
-            .args(arguments)
-            .arg(&device)
-            .arg(&point)
-            .output();
+        let output = Command::new("mount").args(arguments).arg(&device).arg(&point).output();
         match output {
             Ok(output) if output.status.success() => Some(Self { point, _dir: dir }),
             other => {
@@ -39,11 +35,7 @@ impl Mount {
         Self::with(&["-o", "loop"], |dir| {
             let image = dir.join("image");
             std::fs::File::create(&image).unwrap().set_len(size).unwrap();
-            match Command::new(format!("mkfs.{fs_type}"))
-                .arg("-q")
-                .arg(&image)
-                .output()
-            {
+            match Command::new(format!("mkfs.{fs_type}")).arg("-q").arg(&image).output() {
                 Ok(output) if output.status.success() => Some(image),
                 other => {
                     eprintln!("skip: mkfs.{fs_type}: {other:?}");
@@ -84,40 +76,20 @@ fn write(path: &Path, mib: usize) {
 
 #[tokio::test]
 async fn a_full_file_system_leaves_nothing_half_made() {
-    for mount in [Mount::tmpfs("size=64m"), Mount::image("ext4", 80 * MIB)]
-        .into_iter()
-        .flatten()
-    {
+    for mount in [Mount::tmpfs("size=64m"), Mount::image("ext4", 80 * MIB)].into_iter().flatten() {
         let bench = mount.bench();
-        let id = bench
-            .create(VolumeSpec {
-                range: at_least(40 * MIB),
-                ..spec("v")
-            })
-            .await
-            .unwrap()
-            .id;
+        let id = bench.create(VolumeSpec { range: at_least(40 * MIB), ..spec("v") }).await.unwrap().id;
         write(&mount.root("v/disk.img"), 40);
-        let too_much = VolumeSpec {
-            range: at_least(32 * MIB),
-            ..spec("w")
-        };
+        let too_much = VolumeSpec { range: at_least(32 * MIB), ..spec("w") };
         refused(bench.create(too_much).await, "exhausted", "33554432 bytes asked");
         refused(bench.snapshot("s", &id).await, "exhausted", "bytes asked");
         let clone = spec_from("c", Source::Volume(id.clone()));
         refused(bench.create(clone).await, "exhausted", "bytes asked");
-        refused(
-            bench.local.expand(&Ctx::new(), &id, at_least(90 * MIB)).await,
-            "exhausted",
-            "bytes asked",
-        );
+        refused(bench.local.expand(&Ctx::new(), &id, at_least(90 * MIB)).await, "exhausted", "bytes asked");
         assert_eq!(mount.root("v/disk.img").metadata().unwrap().len(), 40 * MIB);
         assert!(names(&mount.root(".volumectl/snapshots")).is_empty());
         mount.assert_tidy();
-        assert_eq!(
-            std::fs::read(mount.root("v/disk.img")).unwrap(),
-            vec![3; 40 << 20]
-        );
+        assert_eq!(std::fs::read(mount.root("v/disk.img")).unwrap(), vec![3; 40 << 20]);
         bench.delete(&id).await.unwrap();
     }
 }
@@ -128,14 +100,7 @@ async fn a_disk_that_fills_up_during_a_copy_is_exhausted() {
         return;
     };
     let bench = mount.bench();
-    let id = bench
-        .create(VolumeSpec {
-            range: at_least(24 * MIB),
-            ..spec("v")
-        })
-        .await
-        .unwrap()
-        .id;
+    let id = bench.create(VolumeSpec { range: at_least(24 * MIB), ..spec("v") }).await.unwrap().id;
     write(&mount.root("v/disk.img"), 24);
     // While writes are stopped, others fill the disk.
     let filler = mount.point.join("filler");
@@ -156,10 +121,7 @@ async fn a_full_disk_in_a_tree_copy_or_a_record_is_exhausted_and_harmless() {
         return;
     };
     let bench = mount.bench();
-    let wish = VolumeSpec {
-        range: at_least(MIB),
-        ..spec_with("d", &[("type", "directory")])
-    };
+    let wish = VolumeSpec { range: at_least(MIB), ..spec_with("d", &[("type", "directory")]) };
     let directory = bench.create(wish).await.unwrap().id;
     std::fs::write(mount.root("d/data/big"), vec![1; 20 << 20]).unwrap();
     refused(bench.snapshot("s", &directory).await, "exhausted", "");
@@ -172,10 +134,7 @@ async fn a_full_disk_in_a_tree_copy_or_a_record_is_exhausted_and_harmless() {
         }
     }
     let before = std::fs::read(mount.root("d/volume.json")).unwrap();
-    let full = bench
-        .local
-        .modify(&Ctx::new(), &directory, &map(&[("mode", "0700")]))
-        .await;
+    let full = bench.local.modify(&Ctx::new(), &directory, &map(&[("mode", "0700")])).await;
     refused(full, "exhausted", "volume.json");
     assert_eq!(std::fs::read(mount.root("d/volume.json")).unwrap(), before);
     assert_eq!(names(&mount.root("d")), ["data", "volume.json"]);
@@ -190,30 +149,10 @@ async fn thick_volumes_take_their_room_or_fail_cleanly() {
     };
     let bench = mount.bench();
     let thick = |name: &str| spec_with(name, &[("thick", "true")]);
-    let id = bench
-        .create(VolumeSpec {
-            range: at_least(30 * MIB),
-            ..thick("v")
-        })
-        .await
-        .unwrap()
-        .id;
+    let id = bench.create(VolumeSpec { range: at_least(30 * MIB), ..thick("v") }).await.unwrap().id;
     assert!(mount.root("v/disk.img").metadata().unwrap().blocks() * 512 >= 30 * MIB);
-    refused(
-        bench
-            .create(VolumeSpec {
-                range: at_least(50 * MIB),
-                ..thick("w")
-            })
-            .await,
-        "exhausted",
-        "asked",
-    );
-    refused(
-        bench.local.expand(&Ctx::new(), &id, at_least(100 * MIB)).await,
-        "exhausted",
-        "asked",
-    );
+    refused(bench.create(VolumeSpec { range: at_least(50 * MIB), ..thick("w") }).await, "exhausted", "asked");
+    refused(bench.local.expand(&Ctx::new(), &id, at_least(100 * MIB)).await, "exhausted", "asked");
     assert_eq!(mount.root("v/disk.img").metadata().unwrap().len(), 30 * MIB);
     mount.assert_tidy();
 }
@@ -225,21 +164,10 @@ async fn blocks_are_shared_where_the_file_system_can() {
             continue;
         };
         let bench = mount.bench();
-        let id = bench
-            .create(VolumeSpec {
-                range: at_least(64 * MIB),
-                ..spec("v")
-            })
-            .await
-            .unwrap()
-            .id;
+        let id = bench.create(VolumeSpec { range: at_least(64 * MIB), ..spec("v") }).await.unwrap().id;
         write(&mount.root("v/disk.img"), 64);
         rustix::fs::syncfs(std::fs::File::open(&mount.point).unwrap()).unwrap();
-        let free = || {
-            rustix::fs::statvfs(&mount.point)
-                .map(|it| it.f_bavail * it.f_frsize)
-                .unwrap()
-        };
+        let free = || rustix::fs::statvfs(&mount.point).map(|it| it.f_bavail * it.f_frsize).unwrap();
         let before = free();
         // A raw device in use cannot be kept quiet, but one step is enough.
         bench.host.refuse_quiesce.store(true, Relaxed);
@@ -247,22 +175,11 @@ async fn blocks_are_shared_where_the_file_system_can() {
         bench.host.refuse_quiesce.store(false, Relaxed);
         let clone = spec_from("c", Source::Volume(id.clone()));
         bench.create(clone).await.unwrap();
-        bench
-            .create(spec_from("r", Source::Snapshot(snapshot.id)))
-            .await
-            .unwrap();
+        bench.create(spec_from("r", Source::Snapshot(snapshot.id))).await.unwrap();
         rustix::fs::syncfs(std::fs::File::open(&mount.point).unwrap()).unwrap();
-        assert!(
-            before.saturating_sub(free()) < 32 * MIB,
-            "{fs_type}: {before} {}",
-            free()
-        );
+        assert!(before.saturating_sub(free()) < 32 * MIB, "{fs_type}: {before} {}", free());
         for copy in ["c/disk.img", "r/disk.img"] {
-            assert_eq!(
-                std::fs::read(mount.root(copy)).unwrap(),
-                vec![3; 64 << 20],
-                "{fs_type}"
-            );
+            assert_eq!(std::fs::read(mount.root(copy)).unwrap(), vec![3; 64 << 20], "{fs_type}");
         }
     }
 }
@@ -277,15 +194,10 @@ async fn a_thick_copy_shares_no_blocks() {
     write(&mount.root("v/disk.img"), 16);
     let free = || {
         rustix::fs::syncfs(std::fs::File::open(&mount.point).unwrap()).unwrap();
-        rustix::fs::statvfs(&mount.point)
-            .map(|it| it.f_bavail * it.f_frsize)
-            .unwrap()
+        rustix::fs::statvfs(&mount.point).map(|it| it.f_bavail * it.f_frsize).unwrap()
     };
     let before = free();
-    let thick = VolumeSpec {
-        parameters: map(&[("thick", "true")]),
-        ..spec_from("t", Source::Volume(id))
-    };
+    let thick = VolumeSpec { parameters: map(&[("thick", "true")]), ..spec_from("t", Source::Volume(id)) };
     bench.create(thick).await.unwrap();
     assert!(before - free() >= 16 * MIB, "{before} {}", free());
 }
@@ -297,10 +209,7 @@ async fn a_read_only_root_fails_the_check() {
     };
     let bench = mount.bench();
     bench.local.check().await.unwrap();
-    let remount = Command::new("mount")
-        .args(["-o", "remount,ro"])
-        .arg(&mount.point)
-        .status();
+    let remount = Command::new("mount").args(["-o", "remount,ro"]).arg(&mount.point).status();
     if !remount.is_ok_and(|status| status.success()) {
         eprintln!("skip: remounting read-only is not possible here");
         return;

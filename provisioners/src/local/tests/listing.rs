@@ -4,25 +4,11 @@ use super::*;
 async fn pages_follow_each_other_without_gap_or_double() {
     let bench = Bench::with(&["a", "a-b", "default"], |_| {});
     let mut all = Vec::new();
-    for (n, root) in ["a", "a-b", "default", "a", "a-b", "default", "default"]
-        .iter()
-        .enumerate()
-    {
+    for (n, root) in ["a", "a-b", "default", "a", "a-b", "default", "default"].iter().enumerate() {
         let template = format!("z{}", 9 - n);
         let parameters = [("root", *root), ("nameTemplate", template.as_str())];
-        let parameters = if n % 2 == 0 {
-            &parameters[..]
-        } else {
-            &parameters[..1]
-        };
-        all.push(
-            bench
-                .create(spec_with(&format!("v{n}"), parameters))
-                .await
-                .unwrap()
-                .id
-                .0,
-        );
+        let parameters = if n % 2 == 0 { &parameters[..] } else { &parameters[..1] };
+        all.push(bench.create(spec_with(&format!("v{n}"), parameters)).await.unwrap().id.0);
     }
     all.sort();
     for max in 1..9 {
@@ -69,38 +55,16 @@ async fn damage_is_shown_and_does_not_end_the_listing() {
     std::fs::create_dir(bench.root().join("foreign")).unwrap();
     std::fs::write(bench.root().join("b/volume.json"), "garbage").unwrap();
     std::fs::remove_file(bench.root().join("c/disk.img")).unwrap();
-    let short = std::fs::OpenOptions::new()
-        .write(true)
-        .open(bench.root().join("d/disk.img"))
-        .unwrap();
+    let short = std::fs::OpenOptions::new().write(true).open(bench.root().join("d/disk.img")).unwrap();
     short.set_len(MIB).unwrap();
     let items = bench.local.list(None, 0).await.unwrap().items;
-    let shown: Vec<_> = items
-        .iter()
-        .map(|it| (it.id.0.as_str(), it.condition.abnormal))
-        .collect();
-    assert_eq!(
-        shown,
-        [
-            ("default:a", false),
-            ("default:b", true),
-            ("default:c", true),
-            ("default:d", true)
-        ]
-    );
+    let shown: Vec<_> = items.iter().map(|it| (it.id.0.as_str(), it.condition.abnormal)).collect();
+    assert_eq!(shown, [("default:a", false), ("default:b", true), ("default:c", true), ("default:d", true)]);
     assert!(items[1].condition.message.contains("b/volume.json is damaged"));
     assert_eq!(items[1].capacity, 16 * MIB);
     assert!(items[2].condition.message.contains("is missing"));
-    assert!(
-        items[3]
-            .condition
-            .message
-            .contains("has 1048576 bytes, less than the 16777216")
-    );
-    assert_eq!(
-        bench.local.get(&"default:c".into()).await.unwrap().condition,
-        items[2].condition
-    );
+    assert!(items[3].condition.message.contains("has 1048576 bytes, less than the 16777216"));
+    assert_eq!(bench.local.get(&"default:c".into()).await.unwrap().condition, items[2].condition);
     bench.delete(&"default:c".into()).await.unwrap();
 }
 
@@ -114,11 +78,7 @@ async fn snapshots_are_listed_by_page_and_source() {
     let ids = |page: &crate::Page<Snapshot>| page.items.iter().map(|it| it.id.0.clone()).collect::<Vec<_>>();
     let first = bench.local.list_snapshots(Some(&v), None, 2).await.unwrap();
     assert_eq!(ids(&first), ["default:s1", "default:s3"]);
-    let last = bench
-        .local
-        .list_snapshots(Some(&v), first.next.as_deref(), 2)
-        .await
-        .unwrap();
+    let last = bench.local.list_snapshots(Some(&v), first.next.as_deref(), 2).await.unwrap();
     assert_eq!((ids(&last), last.next), (vec!["default:s4".to_owned()], None));
     std::fs::write(bench.own("snapshots/s2/snapshot.json"), "garbage").unwrap();
     let rest = bench.local.list_snapshots(None, None, 0).await.unwrap();
@@ -142,10 +102,7 @@ async fn capacity_is_what_is_free_here_less_the_reserve() {
     };
     assert_eq!(ask(xfs).await.unwrap().minimum, Some(300 * MIB));
     let elsewhere = CapacityQuery {
-        topology: Some(Topology::from([(
-            "topology.local.csi.volumectl.io/node".into(),
-            "x".into(),
-        )])),
+        topology: Some(Topology::from([("topology.local.csi.volumectl.io/node".into(), "x".into())])),
         ..query.clone()
     };
     assert_eq!(ask(elsewhere).await.unwrap().available, 0);
@@ -155,9 +112,6 @@ async fn capacity_is_what_is_free_here_less_the_reserve() {
         ..query.clone()
     };
     assert_eq!(ask(block_directory).await.unwrap().available, 0);
-    let unknown = CapacityQuery {
-        parameters: map(&[("rot", "x")]),
-        ..query
-    };
+    let unknown = CapacityQuery { parameters: map(&[("rot", "x")]), ..query };
     refused(ask(unknown).await, "invalid", "did you mean \"root\"");
 }

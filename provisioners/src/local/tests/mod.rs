@@ -44,19 +44,11 @@ pub(super) struct FakeHost {
 
 impl FakeHost {
     fn note(&self, call: &str, path: &Path) {
-        self.calls
-            .lock()
-            .unwrap()
-            .push(format!("{call} {}", path.display()));
+        self.calls.lock().unwrap().push(format!("{call} {}", path.display()));
     }
 
     fn count(&self, call: &str) -> usize {
-        self.calls
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|it| it.starts_with(call))
-            .count()
+        self.calls.lock().unwrap().iter().filter(|it| it.starts_with(call)).count()
     }
 }
 
@@ -65,9 +57,7 @@ struct Quiet(bool);
 impl Quiesced for Quiet {
     fn resume(self: Box<Self>) -> Result<()> {
         if self.0 {
-            Err(Error::Deadline(
-                "writes went on before the copy was complete".into(),
-            ))
+            Err(Error::Deadline("writes went on before the copy was complete".into()))
         } else {
             Ok(())
         }
@@ -118,12 +108,7 @@ impl Bench {
     /// NodeAccess of a volume, by a call without context.
     pub(super) async fn access(&self, id: &VolumeId) -> Result<NodeVolume> {
         let (none, secrets) = (StringMap::new(), crate::Secrets::default());
-        let wish = crate::NodeRequest {
-            id,
-            context: &none,
-            publish_context: &none,
-            secrets: &secrets,
-        };
+        let wish = crate::NodeRequest { id, context: &none, publish_context: &none, secrets: &secrets };
         self.local.access(&wish).await
     }
 
@@ -135,10 +120,7 @@ impl Bench {
     pub(super) fn with(roots: &[&str], change: impl FnOnce(&mut LocalConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().to_owned();
-        let paths = roots
-            .iter()
-            .map(|name| ((*name).to_owned(), base.join(name)))
-            .collect();
+        let paths = roots.iter().map(|name| ((*name).to_owned(), base.join(name))).collect();
         let mut config = LocalConfig::new(paths, NodeId::from("worker-1"));
         config.attach = true;
         change(&mut config);
@@ -179,9 +161,7 @@ impl Bench {
     }
 
     pub(super) async fn snapshot(&self, name: &str, source: &VolumeId) -> Result<Snapshot> {
-        self.local
-            .snapshot(&Ctx::new(), snapshot_spec(name, source))
-            .await
+        self.local.snapshot(&Ctx::new(), snapshot_spec(name, source)).await
     }
 
     /// Nothing half made and nothing half deleted is left.
@@ -197,36 +177,24 @@ pub(super) fn names(dir: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return Vec::new();
     };
-    let mut names: Vec<_> = entries
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
 pub(super) fn map(pairs: &[(&str, &str)]) -> StringMap {
-    pairs
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect()
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
 pub(super) fn mounted(fs_type: &str) -> Capability {
     Capability {
-        access: AccessType::Mount {
-            fs_type: fs_type.into(),
-            flags: Vec::new(),
-            group: None,
-        },
+        access: AccessType::Mount { fs_type: fs_type.into(), flags: Vec::new(), group: None },
         mode: AccessMode::SingleNodeWriter,
     }
 }
 
 pub(super) fn raw() -> Capability {
-    Capability {
-        access: AccessType::Block,
-        mode: AccessMode::SingleNodeWriter,
-    }
+    Capability { access: AccessType::Block, mode: AccessMode::SingleNodeWriter }
 }
 
 /// 16 MiB, mounted.
@@ -245,10 +213,7 @@ pub(super) fn spec(name: &str) -> VolumeSpec {
 }
 
 pub(super) fn spec_with(name: &str, parameters: &[(&str, &str)]) -> VolumeSpec {
-    VolumeSpec {
-        parameters: map(parameters),
-        ..spec(name)
-    }
+    VolumeSpec { parameters: map(parameters), ..spec(name) }
 }
 
 /// [`spec`] with a change.
@@ -259,11 +224,7 @@ pub(super) fn but(name: &str, change: &dyn Fn(&mut VolumeSpec)) -> VolumeSpec {
 }
 
 pub(super) fn spec_from(name: &str, source: Source) -> VolumeSpec {
-    VolumeSpec {
-        source: Some(source),
-        range: CapacityRange::default(),
-        ..spec(name)
-    }
+    VolumeSpec { source: Some(source), range: CapacityRange::default(), ..spec(name) }
 }
 
 pub(super) fn at_least(required: u64) -> CapacityRange {

@@ -26,12 +26,7 @@ impl Tree {
     }
 
     fn copy(&self) -> Result<()> {
-        copy_tree(
-            &Ctx::new(),
-            &self.dir.path().join("from"),
-            &self.dir.path().join("to"),
-        )
-        .map(drop)
+        copy_tree(&Ctx::new(), &self.dir.path().join("from"), &self.dir.path().join("to")).map(drop)
     }
 }
 
@@ -47,40 +42,24 @@ fn everything_that_makes_a_file_is_kept() {
     symlink("/nowhere/at all", tree.from("link")).unwrap();
     std::os::unix::fs::lchown(tree.from("link"), Some(5), Some(6)).unwrap();
     mkfifoat(CWD, tree.from("pipe"), Mode::from_raw_mode(0o640)).unwrap();
-    mknodat(
-        CWD,
-        tree.from("null"),
-        FileType::CharacterDevice,
-        Mode::RUSR,
-        0x103,
-    )
-    .unwrap();
+    mknodat(CWD, tree.from("null"), FileType::CharacterDevice, Mode::RUSR, 0x103).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(tree.from("socket")).unwrap();
     std::fs::set_permissions(tree.from("sub"), PermissionsExt::from_mode(0o1730)).unwrap();
     std::os::unix::fs::chown(tree.from("sub"), Some(7), Some(8)).unwrap();
     tree.copy().unwrap();
 
     for path in ["", "sub", "sub/file", "link", "pipe", "null"] {
-        let (a, b) = (
-            tree.from(path).symlink_metadata().unwrap(),
-            tree.to(path).symlink_metadata().unwrap(),
-        );
+        let (a, b) = (tree.from(path).symlink_metadata().unwrap(), tree.to(path).symlink_metadata().unwrap());
         let facts = |m: &std::fs::Metadata| (m.mode(), m.uid(), m.gid(), m.mtime(), m.mtime_nsec(), m.rdev());
         assert_eq!(facts(&a), facts(&b), "{path}");
     }
     let file = tree.to("sub/file").metadata().unwrap();
-    assert_eq!(
-        (file.ino(), file.nlink()),
-        (tree.to("again").metadata().unwrap().ino(), 2)
-    );
+    assert_eq!((file.ino(), file.nlink()), (tree.to("again").metadata().unwrap().ino(), 2));
     let mut value = [0_u8; 16];
     let size = getxattr(tree.to("sub/file"), "user.note", &mut value[..]).unwrap();
     assert_eq!(&value[..size], b"kept");
     assert_eq!(std::fs::read(tree.to("sub/file")).unwrap(), b"data");
-    assert_eq!(
-        std::fs::read_link(tree.to("link")).unwrap(),
-        Path::new("/nowhere/at all")
-    );
+    assert_eq!(std::fs::read_link(tree.to("link")).unwrap(), Path::new("/nowhere/at all"));
     assert!(tree.to("pipe").symlink_metadata().unwrap().file_type().is_fifo());
     assert!(!tree.to("socket").exists());
 }
@@ -187,11 +166,7 @@ fn what_is_mounted_within_is_neither_copied_nor_removed() {
     }
     let guard = Mounted(tree.from("mnt"));
     refused(tree.copy(), "refused", "something is mounted there");
-    refused(
-        remove_tree(&tree.dir.path().join("from")),
-        "refused",
-        "something is mounted within it",
-    );
+    refused(remove_tree(&tree.dir.path().join("from")), "refused", "something is mounted within it");
     assert!(precious.join("file").exists());
     drop(guard);
     remove_tree(&tree.dir.path().join("from")).unwrap();

@@ -8,19 +8,12 @@ use super::super::size::{decide, minimum, round_up};
 use super::*;
 
 fn config(roots: &[(&str, &str)]) -> LocalConfig {
-    let roots = roots
-        .iter()
-        .map(|(name, path)| ((*name).to_owned(), PathBuf::from(path)))
-        .collect();
+    let roots = roots.iter().map(|(name, path)| ((*name).to_owned(), PathBuf::from(path))).collect();
     LocalConfig::new(roots, NodeId::from("n"))
 }
 
 fn params(pairs: &[(&str, &str)]) -> Result<Params> {
-    Params::parse(
-        &config(&[("default", "/a"), ("fast", "/b")]),
-        &map(pairs),
-        &StringMap::new(),
-    )
+    Params::parse(&config(&[("default", "/a"), ("fast", "/b")]), &map(pairs), &StringMap::new())
 }
 
 fn volume_record() -> VolumeRecord {
@@ -60,10 +53,7 @@ fn a_wrong_configuration_names_its_field() {
         (&[("a", "relative")][..], "not an absolute path"),
         (&[("a", "/")][..], "not an absolute path"),
         (&[("a", "/x/../y")][..], "not an absolute path"),
-        (
-            &[("a", "/x"), ("b", "/x/y")][..],
-            "roots[\"b\"]: is the same as or inside root \"a\"",
-        ),
+        (&[("a", "/x"), ("b", "/x/y")][..], "roots[\"b\"]: is the same as or inside root \"a\""),
         (&[("a", "/x"), ("b", "/x")][..], "is the same as"),
     ] {
         refused(config(roots).validate(), "invalid", expected);
@@ -84,13 +74,10 @@ fn the_reserve_is_a_share_a_size_or_capped() {
 #[test]
 fn handles_are_parsed_strictly() {
     let handle = parse_handle("my-root:pvc-1.x_Y").unwrap();
-    assert_eq!(
-        (handle.root.as_str(), handle.key.as_str()),
-        ("my-root", "pvc-1.x_Y")
-    );
-    for bad in [
-        "", ":", "a", "a:", ":a", "a:.b", "a:-b", "A:b", "-a:b", "a:b/c", "a:b:c", "a:b ", "a:..", "a:ä",
-    ] {
+    assert_eq!((handle.root.as_str(), handle.key.as_str()), ("my-root", "pvc-1.x_Y"));
+    for bad in
+        ["", ":", "a", "a:", ":a", "a:.b", "a:-b", "A:b", "-a:b", "a:b/c", "a:b:c", "a:b ", "a:..", "a:ä"]
+    {
         assert!(parse_handle(bad).is_err(), "{bad}");
     }
     assert!(parse_handle(&format!("{}:k", "r".repeat(31))).is_err());
@@ -107,22 +94,10 @@ fn sizes_are_decided_by_the_rules() {
     assert_eq!(decide(range(1, 0), gib, ext4).unwrap(), 16 * MIB);
     assert_eq!(decide(range(17 * MIB + 1, 0), gib, ext4).unwrap(), 18 * MIB);
     assert_eq!(decide(range(20 * MIB, 20 * MIB), gib, ext4).unwrap(), 20 * MIB);
-    refused(
-        decide(range(20 * MIB + 1, 20 * MIB + 2), gib, ext4),
-        "out_of_range",
-        "multiples of 1 MiB",
-    );
-    refused(
-        decide(range(1, 15 * MIB), gib, ext4),
-        "out_of_range",
-        "16777216 bytes, the minimum for ext4",
-    );
+    refused(decide(range(20 * MIB + 1, 20 * MIB + 2), gib, ext4), "out_of_range", "multiples of 1 MiB");
+    refused(decide(range(1, 15 * MIB), gib, ext4), "out_of_range", "16777216 bytes, the minimum for ext4");
     let xfs = minimum(VolumeType::File, false, Some("xfs"));
-    refused(
-        decide(range(1, 299 * MIB), gib, xfs),
-        "out_of_range",
-        "the minimum for xfs",
-    );
+    refused(decide(range(1, 299 * MIB), gib, xfs), "out_of_range", "the minimum for xfs");
     refused(round_up(i64::MAX as u64), "out_of_range", "more than any volume");
     refused(round_up(u64::MAX), "out_of_range", "more than any volume");
     assert_eq!(minimum(VolumeType::File, true, Some("xfs")).0, MIB);
@@ -154,10 +129,7 @@ fn wrong_parameters_are_refused() {
         (&[("type", "block")][..], "known: file, directory"),
         (&[("fsType", "zfs")][..], "known: ext4, xfs, btrfs"),
         (&[("uid", "0")][..], "only a volume of type \"directory\""),
-        (
-            &[("type", "directory"), ("thick", "false")][..],
-            "only a volume of type \"file\"",
-        ),
+        (&[("type", "directory"), ("thick", "false")][..], "only a volume of type \"file\""),
         (&[("type", "directory"), ("uid", "4294967295")][..], "not an id"),
         (&[("mkfsOptions", "0 -m")][..], "\"0\" is no option"),
         (&[("mkfsOptions", "-F /dev/sda")][..], "'/' cannot be"),
@@ -168,21 +140,9 @@ fn wrong_parameters_are_refused() {
         refused(params(pairs), "invalid", expected);
     }
     let no_default = config(&[("a", "/a"), ("b", "/b")]);
-    refused(
-        Params::parse(&no_default, &map(&[]), &map(&[])),
-        "invalid",
-        "must be given",
-    );
-    refused(
-        Mutable::parse(&map(&[("thick", "true")])),
-        "invalid",
-        "cannot be changed after creation",
-    );
-    refused(
-        Mutable::parse(&map(&[("mod", "0700")])),
-        "invalid",
-        "did you mean \"mode\"",
-    );
+    refused(Params::parse(&no_default, &map(&[]), &map(&[])), "invalid", "must be given");
+    refused(Mutable::parse(&map(&[("thick", "true")])), "invalid", "cannot be changed after creation");
+    refused(Mutable::parse(&map(&[("mod", "0700")])), "invalid", "did you mean \"mode\"");
 }
 
 #[test]
@@ -195,32 +155,21 @@ fn records_come_back_as_they_were_written() {
 #[test]
 fn a_newer_or_other_record_is_not_read() {
     let text = String::from_utf8(encode(&volume_record()).unwrap()).unwrap();
-    assert_eq!(
-        super::super::check_volume_record(text.as_bytes()).unwrap(),
-        "default:a"
-    );
+    assert_eq!(super::super::check_volume_record(text.as_bytes()).unwrap(), "default:a");
     let newer = text.replace("\"schema\": 1", "\"schema\": 2");
     refused(
         decode::<VolumeRecord>("x.json", newer.as_bytes()),
         "refused",
         "x.json has schema 2, written by a newer",
     );
-    refused(
-        decode::<SnapshotRecord>("x.json", text.as_bytes()),
-        "corrupt",
-        "x.json is damaged",
-    );
+    refused(decode::<SnapshotRecord>("x.json", text.as_bytes()), "corrupt", "x.json is damaged");
 }
 
 #[test]
 fn every_truncation_of_a_record_is_noticed() {
     let bytes = encode(&volume_record()).unwrap();
     for end in 0..bytes.len() {
-        refused(
-            decode::<VolumeRecord>("x", &bytes[..end]),
-            "corrupt",
-            "nothing was changed or deleted",
-        );
+        refused(decode::<VolumeRecord>("x", &bytes[..end]), "corrupt", "nothing was changed or deleted");
     }
 }
 
