@@ -8,6 +8,7 @@ mod reference;
 #[path = "model/system.rs"]
 mod system;
 
+use machine::Machine;
 use proptest::test_runner::Config;
 use proptest_state_machine::prop_state_machine;
 
@@ -20,5 +21,5 @@ prop_state_machine! {
     })]
 
     #[test]
-    fn any_sequence_of_calls_keeps_the_promises(sequential 1..40 => machine::Machine);
+    fn any_sequence_of_calls_keeps_the_promises(sequential 1..40 => Machine);
 }

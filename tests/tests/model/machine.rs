@@ -21,29 +21,29 @@ impl StateMachineTest for Machine {
         Self { system: System::start(), before: Model::default() }
     }
 
-    fn apply(mut self, after: &Model, step: Step) -> Self {
-        let expected = self.before.clone().call(&step.call);
+    fn apply(mut machine: Self, after: &Model, step: Step) -> Self {
+        let expected = machine.before.clone().call(&step.call);
         if let Some(fault) = step.fault {
-            self.meet(fault, &step.call, expected);
+            machine.meet(fault, &step.call, expected);
         }
-        self.answer(&step.call, expected);
-        self.write_content(&step.call, after);
-        self.before = after.clone();
-        self.system.compare(after);
-        self
+        machine.answer(&step.call, expected);
+        machine.write_content(&step.call, after);
+        machine.before = after.clone();
+        machine.system.compare(after);
+        machine
     }
 
-    fn teardown(mut self, after: Model) {
+    fn teardown(mut machine: Self, after: Model) {
         // Everything goes, and nothing is left behind.
         for name in 0..crate::reference::NAMES {
             let delete = [Call::Detach { name }, Call::Delete { name }, Call::DeleteSnapshot { name }];
-            delete.iter().for_each(|call| assert_eq!(self.system.call(call), Ok(())));
+            delete.iter().for_each(|call| assert_eq!(machine.system.call(call), Ok(())));
         }
         let mut empty = after;
         empty.volumes.clear();
         empty.snapshots.clear();
-        self.system.compare(&empty);
-        self.system.assert_no_files();
+        machine.system.compare(&empty);
+        machine.system.assert_no_files();
     }
 }
 
@@ -87,8 +87,6 @@ fn code_of(answer: Answer) -> Option<Code> {
         Answer::Done => None,
         Answer::AlreadyExists => Some(Code::AlreadyExists),
         Answer::NotFound => Some(Code::NotFound),
-        Answer::Invalid => Some(Code::InvalidArgument),
-        Answer::OutOfRange => Some(Code::OutOfRange),
         Answer::Refused => Some(Code::FailedPrecondition),
     }
 }

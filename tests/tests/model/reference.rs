@@ -140,8 +140,6 @@ pub enum Answer {
     Done,
     AlreadyExists,
     NotFound,
-    Invalid,
-    OutOfRange,
     Refused,
 }
 

@@ -46,6 +46,8 @@ impl System {
     /// Makes a call; `Err` has its code.
     pub fn call(&mut self, call: &Call) -> Result<(), Code> {
         if matches!(call, Call::Restart) {
+            // A process that ended does no more work.
+            self.runtime.block_on(self.service.flights.drain(Duration::from_secs(60)));
             self.service = service(&self.scratch, &self.countdown);
             return Ok(());
         }
@@ -166,6 +168,11 @@ fn volume_name(name: u8) -> String {
     format!("volume-{name}")
 }
 
+/// Where the kind of a snapshot is kept: CSI does not tell it.
+fn kind_of(snapshot: u8) -> String {
+    format!("the kind of snapshot-{snapshot}")
+}
+
 fn snapshot_name(name: u8) -> String {
     format!("snapshot-{name}")
 }
@@ -192,7 +199,15 @@ async fn make(service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
             service.delete_volume(Request::new(request)).await.map(drop)
         }
         Call::Snapshot { name, of } => {
-            let request = ask::snapshot(&known(ids, &volume_name(of)), &snapshot_name(name));
+            let source = known(ids, &volume_name(of));
+            let get = pb::ControllerGetVolumeRequest { volume_id: source.clone() };
+            let volume = service
+                .controller_get_volume(Request::new(get))
+                .await?
+                .into_inner()
+                .volume
+                .unwrap_or_default();
+            let request = ask::snapshot(&source, &snapshot_name(name));
             let made = service
                 .create_snapshot(Request::new(request))
                 .await?
@@ -200,11 +215,15 @@ async fn make(service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
                 .snapshot
                 .unwrap_or_default();
             same(ids, snapshot_name(name), made.snapshot_id);
+            let kind = volume.volume_context.get("type").cloned().unwrap_or_default();
+            ids.lock().unwrap().entry(kind_of(name)).or_insert(kind);
             Ok(())
         }
         Call::DeleteSnapshot { name } => {
             let request = ask::delete_snapshot(&known(ids, &snapshot_name(name)));
-            service.delete_snapshot(Request::new(request)).await.map(drop)
+            service.delete_snapshot(Request::new(request)).await?;
+            ids.lock().unwrap().remove(&kind_of(name));
+            Ok(())
         }
         Call::Expand { name, mib } => {
             let request = ask::expand(&known(ids, &volume_name(name)), mib * MIB);
@@ -238,25 +257,24 @@ async fn create_from(
     source: Source,
     more: i64,
 ) -> Result<pb::CreateVolumeRequest, Status> {
-    let (bytes, of) = match source {
+    let (size, directory, of) = match source {
         Source::Volume(v) => {
             let volume_id = known(ids, &volume_name(v));
             let request = pb::ControllerGetVolumeRequest { volume_id: volume_id.clone() };
             let found = service.controller_get_volume(Request::new(request)).await?.into_inner();
             let volume = found.volume.unwrap_or_default();
-            ((volume.capacity_bytes, volume.volume_context), ask::from_volume(&volume_id))
+            let directory = volume.volume_context.get("type").is_some_and(|t| t == "directory");
+            (volume.capacity_bytes, directory, ask::from_volume(&volume_id))
         }
         Source::Snapshot(s) => {
             let snapshot_id = known(ids, &snapshot_name(s));
             let request = pb::GetSnapshotRequest { snapshot_id: snapshot_id.clone(), ..Default::default() };
-            let snapshot =
+            let found =
                 service.get_snapshot(Request::new(request)).await?.into_inner().snapshot.unwrap_or_default();
-            let directory = snapshot_is_directory(&snapshot);
-            ((snapshot.size_bytes, kind(directory)), ask::from_snapshot(&snapshot_id))
+            let directory = known(ids, &kind_of(s)) == "directory";
+            (found.size_bytes, directory, ask::from_snapshot(&snapshot_id))
         }
     };
-    let ((size, context), directory) = (bytes.clone(), bytes.1.get("type").is_some_and(|t| t == "directory"));
-    let _ = context;
     let mut request = ask::create(name, size + more * MIB, capability(directory));
     request.parameters = kind(directory);
     request.volume_content_source = of;
