@@ -18,12 +18,22 @@ use provisioners::{Ctx, Error, Result};
 use super::runner::{self, Tools};
 
 /// Freezes every argument after the first (the program), says so, waits for the end of its input, thaws what it froze.
+/// One that is frozen already (EBUSY) is waited for: the child of a driver that was just killed is about to thaw it.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM PIPE
 fsfreeze=$1; shift
 frozen=0 code=0
+freeze() {
+    tries=0
+    until words=$("$fsfreeze" -f "$1" 2>&1); do
+        tries=$((tries + 1))
+        case $words in *busy*) ;; *) tries=100 ;; esac
+        if [ "$tries" -ge 100 ]; then echo "$words" >&2; return 1; fi
+        sleep 0.05
+    done
+}
 for target; do
-    if "$fsfreeze" -f "$target"; then frozen=$((frozen + 1)); else code=1; break; fi
+    if freeze "$target"; then frozen=$((frozen + 1)); else code=1; break; fi
 done
 if [ "$code" = 0 ]; then echo frozen; read -r line; fi
 for target; do

@@ -84,6 +84,11 @@ impl Paths {
         match made {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.is(field, path, kind),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let problem =
+                    format!("{}: the directory it is in does not exist; make that first", path.display());
+                Err(Error::invalid(field, problem))
+            }
             Err(error) => Err(Error::io(doing(), error)),
         }
     }

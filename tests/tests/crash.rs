@@ -1,0 +1,93 @@
+//! The driver is killed (SIGKILL) at a random point of a random operation, started again, and the call repeated, many
+//! times over: nothing is leaked, nothing doubled, and no data changes.
+//!
+//! `CRASH_ROUNDS` (default 200) and `CRASH_SEED` choose how often and which.
+
+#[path = "crash/operations.rs"]
+mod operations;
+#[path = "crash/world.rs"]
+mod world;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use operations::{OPERATIONS, Operation};
+use world::World;
+
+/// A small generator whose numbers follow from its seed (splitmix64, by S. Vigna).
+pub struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`.
+    fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.next() % (n as u64)).unwrap_or(0)
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_point_and_called_again_it_ends_the_same() -> Result<()> {
+    if !e2e::is_root("crash") {
+        return Ok(());
+    }
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let seed = number("CRASH_SEED").unwrap_or(clock.as_secs());
+    let rounds = number("CRASH_ROUNDS").unwrap_or(200);
+    println!("crash test: seed {seed}, {rounds} rounds");
+    let (mut random, mut hits, begun) = (Random(seed), 0, Instant::now());
+    let mut world = World::new().await?;
+    for round in 0..rounds {
+        let operation = OPERATIONS[random.below(OPERATIONS.len())];
+        let hit = one(&mut world, &mut random, operation, round);
+        hits += u64::from(hit.await.with_context(|| format!("seed {seed}, round {round}: {operation:?}"))?);
+    }
+    world.end().await.with_context(|| format!("seed {seed}, the end"))?;
+    println!(
+        "crash test: {hits} of {rounds} kills met a running call, {:.0} s",
+        begun.elapsed().as_secs_f64()
+    );
+    assert!(hits * 5 >= rounds, "too few kills met a running call: {hits} of {rounds}");
+    Ok(())
+}
+
+/// One round; whether the kill met the running call.
+async fn one(world: &mut World, random: &mut Random, operation: Operation, round: u64) -> Result<bool> {
+    let subject = world.prepare(operation, round).await.context("preparing")?;
+    let typical = world.typical(operation);
+    let share = u32::try_from(random.below(1200)).unwrap_or(0);
+    let delay = typical * share / 1000;
+    let call = tokio::spawn(operations::call(world.clients().await?, operation, subject.clone()));
+    // A thread's sleep: the runtime's own counts in whole milliseconds, longer than many calls take.
+    tokio::task::spawn_blocking(move || std::thread::sleep(delay)).await?;
+    world.kill_and_start()?;
+    let hit = call.await?.is_err();
+    let begun = Instant::now();
+    let answer = loop {
+        match operations::call(world.clients().await?, operation, subject.clone()).await {
+            Err(status) if may_repeat(&status) && begun.elapsed() < Duration::from_secs(20) => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            other => break other.context("the repeated call")?,
+        }
+    };
+    world.learn(operation, hit);
+    world.check(operation, &subject, &answer).await.context("after the repeated call")?;
+    world.clear(operation, &subject, &answer).await.context("clearing up")?;
+    world.check_rest().await.context("at rest")?;
+    Ok(hit)
+}
+
+fn may_repeat(status: &tonic::Status) -> bool {
+    matches!(status.code(), tonic::Code::Aborted | tonic::Code::Unavailable | tonic::Code::DeadlineExceeded)
+}

@@ -1,0 +1,280 @@
+//! The driver's process, a base volume that stays mounted, a snapshot that is kept, and what must hold after a round.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use csi_proto::v1 as pb;
+use e2e::clients::Clients;
+use e2e::drivers::{Process, local_config};
+use e2e::requests::{self as ask, MIB};
+use e2e::scratch::Scratch;
+
+use crate::operations::{self, Answer, Operation, SIZE};
+
+/// The base volume's handle: handles are decided by names.
+pub const BASE: &str = "default:base";
+/// Its size in bytes.
+pub const BASE_SIZE: i64 = 32 * MIB;
+/// The kept snapshot's handle.
+pub const KEPT: &str = "default:kept";
+
+/// What a round is about.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// The name that is asked for.
+    pub name: String,
+    /// The handle, when it exists already.
+    pub id: String,
+    pub staging: PathBuf,
+    pub target: PathBuf,
+}
+
+pub struct World {
+    driver: Process,
+    scratch: Scratch,
+    config: String,
+    data: Vec<u8>,
+    typical: BTreeMap<Operation, Duration>,
+}
+
+impl World {
+    pub async fn new() -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let config = local_config(scratch.path(), "");
+        let driver = Process::start(scratch.path(), &config)?;
+        // Two MiB that no run of zeros or pattern could be taken for.
+        let mut random = crate::Random(7);
+        let data = (0..2 * MIB / 8).flat_map(|_| random.next().to_le_bytes()).collect();
+        let mut world = Self { driver, scratch, config, data, typical: BTreeMap::new() };
+        let mut clients = world.clients().await?;
+        let base = ask::create("base", BASE_SIZE, ask::mount("ext4"));
+        let made = clients.controller.create_volume(base).await?.into_inner().volume.unwrap_or_default();
+        ensure!(made.volume_id == BASE, "{made:?}");
+        let subject = world.subject("base", BASE);
+        fs::create_dir_all(&subject.staging)?;
+        operations::call(world.clients().await?, Operation::Stage, subject.clone()).await?;
+        operations::call(world.clients().await?, Operation::Publish, subject).await?;
+        fs::write(world.base_file(), &world.data)?;
+        fs::File::open(world.base_file())?.sync_all()?;
+        let kept = clients.controller.create_snapshot(ask::snapshot(BASE, "kept")).await?.into_inner();
+        ensure!(kept.snapshot.unwrap_or_default().snapshot_id == KEPT);
+        Ok(world)
+    }
+
+    pub async fn clients(&mut self) -> Result<Clients> {
+        self.driver.clients().await
+    }
+
+    /// How long an operation takes when nothing interrupts it, as far as it was seen.
+    pub fn typical(&self, operation: Operation) -> Duration {
+        let guess = match operation {
+            Operation::Stage => Duration::from_millis(60),
+            Operation::Snapshot | Operation::Duplicate | Operation::Restore => Duration::from_millis(40),
+            Operation::Unpublish | Operation::Unstage => Duration::from_millis(10),
+            _ => Duration::from_millis(4),
+        };
+        self.typical.get(&operation).copied().unwrap_or(guess)
+    }
+
+    /// A kill that came too late makes the next ones come earlier, one that met the call a little later, so that all
+    /// points of the call are met.
+    pub fn learn(&mut self, operation: Operation, hit: bool) {
+        let known = self.typical(operation);
+        let next = if hit { known * 11 / 10 } else { known * 8 / 10 };
+        self.typical.insert(operation, next.max(Duration::from_micros(400)));
+    }
+
+    pub fn kill_and_start(&mut self) -> Result<()> {
+        self.driver.kill()?;
+        self.driver = Process::start(self.scratch.path(), &self.config)?;
+        Ok(())
+    }
+
+    fn subject(&self, name: &str, id: &str) -> Subject {
+        let dir = self.scratch.path().join("kubelet").join(name);
+        Subject {
+            name: name.into(),
+            id: id.into(),
+            staging: dir.join("globalmount"),
+            target: dir.join("mount"),
+        }
+    }
+
+    fn base_file(&self) -> PathBuf {
+        self.subject("base", BASE).target.join("data")
+    }
+
+    /// What an operation begins with.
+    pub async fn prepare(&mut self, operation: Operation, round: u64) -> Result<Subject> {
+        let name = format!("round-{round}");
+        let mut subject = self.subject(&name, "");
+        fs::create_dir_all(&subject.staging)?;
+        let mut clients = self.clients().await?;
+        if operation.needs_volume() {
+            let request = operations::create_request(operation, &name);
+            subject.id = clients
+                .controller
+                .create_volume(request)
+                .await?
+                .into_inner()
+                .volume
+                .unwrap_or_default()
+                .volume_id;
+        }
+        let before: &[Operation] = match operation {
+            Operation::Detach => &[Operation::Attach],
+            Operation::Publish | Operation::PublishReadOnly | Operation::Unstage => &[Operation::Stage],
+            Operation::Unpublish => &[Operation::Stage, Operation::Publish],
+            _ => &[],
+        };
+        for step in before {
+            operations::call(clients.clone(), *step, subject.clone())
+                .await
+                .with_context(|| format!("{step:?}"))?;
+        }
+        if operation == Operation::DeleteSnapshot {
+            subject.id = operations::call(clients, Operation::Snapshot, subject.clone()).await?.id;
+        }
+        Ok(subject)
+    }
+
+    /// What must hold once the call was repeated.
+    pub async fn check(&mut self, operation: Operation, s: &Subject, answer: &Answer) -> Result<()> {
+        let (volumes, snapshots) = self.listed().await?;
+        let (mut expected, mut kept) =
+            (BTreeMap::from([(BASE.to_owned(), BASE_SIZE)]), vec![KEPT.to_owned()]);
+        match operation {
+            Operation::Delete | Operation::DeleteDirectory | Operation::DeleteSnapshot => {}
+            Operation::Snapshot => kept.push(answer.id.clone()),
+            Operation::Duplicate | Operation::Restore => drop(expected.insert(answer.id.clone(), BASE_SIZE)),
+            Operation::Expand => drop(expected.insert(answer.id.clone(), 2 * SIZE)),
+            _ => drop(expected.insert(answer.id.clone(), SIZE)),
+        }
+        ensure!(volumes == expected, "listed {volumes:?}, expected {expected:?}");
+        ensure!(snapshots == kept, "listed {snapshots:?}, expected {kept:?}");
+        let mounted = |path: &PathBuf| self.scratch.mounts().iter().filter(|m| *m == path).count();
+        match operation {
+            Operation::Stage => ensure!(mounted(&s.staging) == 1, "not staged once"),
+            Operation::Publish => ensure!(mounted(&s.target) == 1, "not published once"),
+            Operation::PublishReadOnly => {
+                ensure!(mounted(&s.target) == 1, "not published once");
+                ensure!(
+                    fs::write(s.target.join("x"), "x").is_err(),
+                    "a read-only publication can be written to"
+                );
+            }
+            Operation::Unpublish => ensure!(mounted(&s.target) == 0 && !s.target.exists(), "still published"),
+            Operation::Unstage => ensure!(mounted(&s.staging) == 0, "still staged"),
+            _ => {}
+        }
+        self.check_copy(operation, s, answer).await
+    }
+
+    /// A clone and a restore, mounted, have the base's data.
+    async fn check_copy(&mut self, operation: Operation, s: &Subject, answer: &Answer) -> Result<()> {
+        if !matches!(operation, Operation::Duplicate | Operation::Restore) {
+            return Ok(());
+        }
+        let s = Subject { id: answer.id.clone(), ..s.clone() };
+        for step in [Operation::Stage, Operation::Publish] {
+            operations::call(self.clients().await?, step, s.clone())
+                .await
+                .with_context(|| format!("{step:?}"))?;
+        }
+        ensure!(fs::read(s.target.join("data"))? == self.data, "the copy's data differs");
+        for step in [Operation::Unpublish, Operation::Unstage] {
+            operations::call(self.clients().await?, step, s.clone())
+                .await
+                .with_context(|| format!("{step:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes back what the round made.
+    pub async fn clear(&mut self, operation: Operation, s: &Subject, answer: &Answer) -> Result<()> {
+        let s = Subject { id: answer.id.clone(), ..s.clone() };
+        let steps: &[Operation] = match operation {
+            Operation::Snapshot => &[Operation::DeleteSnapshot],
+            Operation::DeleteSnapshot => &[],
+            Operation::Attach => &[Operation::Detach, Operation::Delete],
+            _ if operation.creates() || operation.needs_volume() => {
+                &[Operation::Unpublish, Operation::Unstage, Operation::Delete]
+            }
+            _ => &[],
+        };
+        for step in steps {
+            operations::call(self.clients().await?, *step, s.clone())
+                .await
+                .with_context(|| format!("{step:?}"))?;
+        }
+        let _ = fs::remove_dir(&s.staging);
+        let _ = fs::remove_dir(s.staging.parent().context("no parent")?);
+        Ok(())
+    }
+
+    /// What must hold between rounds: only the base and the kept snapshot, and nothing of them has changed.
+    pub async fn check_rest(&mut self) -> Result<()> {
+        let (volumes, snapshots) = self.listed().await?;
+        ensure!(volumes.len() == 1 && snapshots == [KEPT], "{volumes:?}, {snapshots:?}");
+        ensure!(self.scratch.loops().len() == 1, "loop devices: {:?}", self.scratch.loops());
+        ensure!(self.scratch.mounts().len() == 2, "mounts: {:?}", self.scratch.mounts());
+        let root = self.scratch.path().join("volumes");
+        for dir in ["tmp", "trash"] {
+            let left = Scratch::tree(&root.join(".volumectl").join(dir));
+            ensure!(left.is_empty(), "{dir} has {left:?}");
+        }
+        let mut names: Vec<_> = fs::read_dir(&root)?.flatten().map(|e| e.file_name()).collect();
+        names.sort();
+        ensure!(names == [".volumectl", "base"], "{names:?}");
+        let frozen = Scratch::tree(&self.scratch.path().join("state/frozen"));
+        ensure!(frozen.is_empty(), "markers of frozen file systems: {frozen:?}");
+        ensure!(fs::read(self.base_file())? == self.data, "the base volume's data has changed");
+        self.still_writable().await
+    }
+
+    /// The base volume takes a write: no freeze was left. On a thread, so that a frozen one cannot hang the test.
+    async fn still_writable(&self) -> Result<()> {
+        let (path, begun) = (self.base_file().with_file_name("written"), Instant::now());
+        let write = tokio::task::spawn_blocking(move || {
+            fs::write(&path, "now").and_then(|()| fs::remove_file(&path))
+        });
+        let done = tokio::time::timeout(Duration::from_secs(15), write).await;
+        done.with_context(|| format!("the base volume is frozen after {} s", begun.elapsed().as_secs()))???;
+        Ok(())
+    }
+
+    async fn listed(&mut self) -> Result<(BTreeMap<String, i64>, Vec<String>)> {
+        let mut controller = self.clients().await?.controller;
+        let volumes = controller.list_volumes(pb::ListVolumesRequest::default()).await?.into_inner().entries;
+        let snapshots =
+            controller.list_snapshots(pb::ListSnapshotsRequest::default()).await?.into_inner().entries;
+        let volume = |v: pb::Volume| (v.volume_id, v.capacity_bytes);
+        Ok((
+            volumes.into_iter().filter_map(|e| e.volume).map(volume).collect(),
+            snapshots.into_iter().filter_map(|e| e.snapshot).map(|s| s.snapshot_id).collect(),
+        ))
+    }
+
+    /// Everything is taken back, and nothing is left.
+    pub async fn end(mut self) -> Result<()> {
+        let base = self.subject("base", BASE);
+        for step in [Operation::Unpublish, Operation::Unstage, Operation::Delete] {
+            operations::call(self.clients().await?, step, base.clone())
+                .await
+                .with_context(|| format!("{step:?}"))?;
+        }
+        let kept = Subject { id: KEPT.into(), ..base };
+        operations::call(self.clients().await?, Operation::DeleteSnapshot, kept).await?;
+        let (volumes, snapshots) = self.listed().await?;
+        ensure!(volumes.is_empty() && snapshots.is_empty(), "{volumes:?}, {snapshots:?}");
+        ensure!(self.scratch.loops().is_empty() && self.scratch.mounts().is_empty());
+        let root = self.scratch.path().join("volumes");
+        let files: Vec<_> = Scratch::tree(&root).into_iter().filter(|p| root.join(p).is_file()).collect();
+        ensure!(files.is_empty(), "files left: {files:?}");
+        ensure!(self.driver.terminate()? == Some(0), "SIGTERM: {}", self.driver.log_tail());
+        Ok(())
+    }
+}
