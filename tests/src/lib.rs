@@ -4,6 +4,7 @@
 pub mod clients;
 pub mod contract;
 pub mod drivers;
+pub mod fuzzing;
 pub mod requests;
 pub mod scratch;
 

@@ -1,0 +1,51 @@
+# Each target is a short script or a cargo command; `make help` lists them.
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit lint deny docs bench fuzz build install-deps fmt clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+demo: ## Install what is missing, build, and carry a volume through its whole life
+	scripts/install-deps demo
+	scripts/demo
+
+test: ## Install what is missing, and run every check and test, real kernel included
+	scripts/install-deps test
+	scripts/test
+
+unit: ## The tests that need neither root nor a server, in seconds once built
+	$(CARGO) test --locked -p csi-proto -p provisioners --lib --tests
+	$(CARGO) test --locked -p volumectl --lib
+	$(CARGO) test --locked -p e2e --test model --test fuzz_inputs
+
+lint: ## Formatting and clippy, warnings refused
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+docs: ## The API documentation, warnings refused
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+
+deny: ## Licences, duplicate versions and sources of the dependencies
+	scripts/deny
+
+bench: ## Benchmarks, each with its baseline in the same run (root)
+	$(CARGO) build --locked --release -p csi-driver
+	$(CARGO) bench --locked -p benches
+
+fuzz: ## Fuzz each target for a minute (cargo-fuzz and a nightly toolchain)
+	scripts/fuzz
+
+build: ## The two programs, optimised
+	$(CARGO) build --locked --release -p csi-driver -p volumectl
+
+install-deps: ## Install the programs that the tests use
+	scripts/install-deps test
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+clean: ## Remove what was built
+	$(CARGO) clean

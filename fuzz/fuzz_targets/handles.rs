@@ -1,0 +1,4 @@
+//! See `e2e::fuzzing::handles`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| e2e::fuzzing::handles(data));
