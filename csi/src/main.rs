@@ -56,8 +56,9 @@ fn start(cli: &Cli, mut config: Config) -> Result<ExitCode> {
         Ok(drivers) => drivers,
         Err(problem) => return Ok(usage(&problem)),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread takes and answers the calls; the work is on the blocking threads. More threads for the calls cost
+    // memory and wake each other up.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(config.max_concurrent_operations + 8)
         .thread_keep_alive(Duration::from_secs(5))
         .enable_all()

@@ -4,19 +4,24 @@ use std::io::IsTerminal as _;
 use std::time::Instant;
 
 use provisioners::Error;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::LogFormat;
 
 /// Starts logging. Fails on a filter that cannot be parsed.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log: {filter:?}: {e}"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).with_ansi(false).try_init(),
-    }
-    .map_err(|e| format!("logging: {e}"))
+    // Levels by target need no regular expressions, which are what makes the usual filter large in memory.
+    let filter: Targets = filter.parse().map_err(|e| format!("--log: {filter:?}: {e}"))?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).boxed(),
+    };
+    let registry = tracing_subscriber::registry().with(layer.with_filter(filter));
+    registry.try_init().map_err(|e| format!("logging: {e}"))
 }
 
 /// One call for the log. Dropped without an answer, it says that the caller went away.

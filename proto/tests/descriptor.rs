@@ -1,6 +1,8 @@
 //! The compiled descriptor against the specification's table (`csi-1.12.golden`): services, RPCs, every field number,
 //! every enum value, and the options.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 
 use prost_reflect::{

@@ -1,5 +1,7 @@
 //! No secret is ever printed: every field that the specification marks `csi_secret` is covered.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 

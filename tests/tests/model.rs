@@ -1,6 +1,9 @@
 //! Random sequences of RPCs with injected faults against a model of what CSI promises: nothing leaks, nothing is
 //! doubled, a repeated call changes nothing, sizes are right. Runs without root: volumes are made, never mounted.
 
+// Helpers of a test: what fails here stops it.
+#![allow(clippy::unwrap_used)]
+
 #[path = "model/machine.rs"]
 mod machine;
 #[path = "model/reference.rs"]

@@ -29,7 +29,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Talk to any CSI socket: what sidecars and kubelet do, by hand
-    Csi(csi::CsiArgs),
+    Csi(Box<csi::CsiArgs>),
     /// Carry a database volume through its whole life on the local backend, and leave nothing behind
     Demo(demo::DemoArgs),
     /// Print a completion script for a shell
@@ -50,7 +50,7 @@ pub enum Command {
 /// Runs a command. The runtime is made here, so that `--help` and completions start at once.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
-        Command::Csi(args) => runtime()?.block_on(csi::run(args, cli.output)),
+        Command::Csi(args) => runtime()?.block_on(csi::run(*args, cli.output)),
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, cli.output)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "volumectl", &mut std::io::stdout());

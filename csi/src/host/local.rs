@@ -10,22 +10,14 @@ use super::mountinfo::{self, Mount};
 use super::{Host, device, freeze, loopdev, mounts};
 
 impl LocalHost for Host {
-    fn users(&self, data: &Path) -> Result<Vec<String>> {
+    fn release(&self, data: &Path) -> Result<Vec<String>> {
         if data.is_dir() {
             return bound_directory(data);
         }
-        let Some(device) = loopdev::find(data)? else {
-            return Ok(Vec::new());
-        };
-        let name = device.display();
-        let mounted =
-            device::mounts(&device)?.into_iter().map(|m| format!("{name} mounted on {}", m.target.display()));
-        let bound =
-            device::binds(&device)?.into_iter().map(|t| format!("{name} published at {}", t.display()));
-        let mut users: Vec<_> = mounted.chain(bound).collect();
+        let Some(device) = loopdev::find(data)? else { return Ok(Vec::new()) };
+        let users = device_users(&device)?;
         if users.is_empty() {
-            users =
-                mounts::open_below(&device, 3).iter().map(|who| format!("{name} open by {who}")).collect();
+            loopdev::detach(&device)?;
         }
         Ok(users)
     }
@@ -61,13 +53,19 @@ impl LocalHost for Host {
             None => Ok(()),
         }
     }
+}
 
-    fn release(&self, data: &Path) -> Result<()> {
-        match loopdev::find(data)? {
-            Some(device) if self.users(data)?.is_empty() => loopdev::detach(&device),
-            _ => Ok(()),
-        }
+/// Where a device's file system is mounted, where its node is published, else who has it open.
+fn device_users(device: &Path) -> Result<Vec<String>> {
+    let name = device.display();
+    let mounted =
+        device::mounts(device)?.into_iter().map(|m| format!("{name} mounted on {}", m.target.display()));
+    let bound = device::binds(device)?.into_iter().map(|t| format!("{name} published at {}", t.display()));
+    let users: Vec<_> = mounted.chain(bound).collect();
+    if !users.is_empty() {
+        return Ok(users);
     }
+    Ok(mounts::open_below(device, 3).iter().map(|who| format!("{name} open by {who}")).collect())
 }
 
 /// Bind mounts of a directory, or of one below it: read from mountinfo alone, so a dead server elsewhere cannot hang

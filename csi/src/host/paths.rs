@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use provisioners::{Error, Result};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 
 /// Checks and makes targets. Kubelet's own directory may be (or be reached by) a symbolic link: it is resolved once.
 #[derive(Debug, Clone)]
@@ -58,56 +59,52 @@ impl Paths {
             Err(_) => path.components().collect(),
         };
         let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
-            Ok(_) | Err(rustix::io::Errno::NOENT) => refuse_links(field, &path)?,
-            Err(rustix::io::Errno::LOOP) => refuse_links(field, &path)?,
-            Err(rustix::io::Errno::NOTDIR) => {
-                let problem = format!("{}: something on the way is not a directory", path.display());
-                return Err(Error::invalid(field, problem));
-            }
-            // Kernels before 5.6 have no openat2(2): the walk below is what is left.
-            Err(_) => refuse_links(field, &path)?,
+        if openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).err() == Some(Errno::NOTDIR) {
+            let problem = format!("{}: something on the way is not a directory", path.display());
+            return Err(Error::invalid(field, problem));
         }
+        // The walk names the link that the kernel found, and does the kernel's work where openat2(2) is missing.
+        refuse_links(field, &path)?;
         Ok(path)
     }
+}
 
-    /// Makes the target unless it is there; a target of the other kind is left alone and refused.
-    pub fn make(&self, field: &str, path: &Path, kind: Kind) -> Result<()> {
-        let doing = || format!("{field}: making {}", path.display());
-        let made = match kind {
-            Kind::Directory => fs::DirBuilder::new().mode(0o750).create(path),
-            Kind::File => {
-                use std::os::unix::fs::OpenOptionsExt as _;
-                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
-            }
-        };
-        match made {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.is(field, path, kind),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let problem =
-                    format!("{}: the directory it is in does not exist; make that first", path.display());
-                Err(Error::invalid(field, problem))
-            }
-            Err(error) => Err(Error::io(doing(), error)),
+/// Makes the target unless it is there; a target of the other kind is left alone and refused.
+pub fn make(field: &str, path: &Path, kind: Kind) -> Result<()> {
+    let doing = || format!("{field}: making {}", path.display());
+    let made = match kind {
+        Kind::Directory => fs::DirBuilder::new().mode(0o750).create(path),
+        Kind::File => {
+            use std::os::unix::fs::OpenOptionsExt as _;
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
         }
+    };
+    match made {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => is_kind(field, path, kind),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let problem =
+                format!("{}: the directory it is in does not exist; make that first", path.display());
+            Err(Error::invalid(field, problem))
+        }
+        Err(error) => Err(Error::io(doing(), error)),
     }
+}
 
-    /// Checks that what is at the path is of the kind.
-    pub fn is(&self, field: &str, path: &Path, kind: Kind) -> Result<()> {
-        let meta =
-            fs::symlink_metadata(path).map_err(|e| Error::io(format!("{field}: {}", path.display()), e))?;
-        let right = match kind {
-            Kind::Directory => meta.is_dir(),
-            // A published block device shows as the device that is mounted on the file.
-            Kind::File => !meta.is_dir() && !meta.is_symlink(),
-        };
-        if right {
-            return Ok(());
-        }
-        let problem = format!("{} exists and is not a {}; it was left as it is", path.display(), kind.name());
-        Err(Error::invalid(field, problem))
+/// Checks that what is at the path is of the kind.
+fn is_kind(field: &str, path: &Path, kind: Kind) -> Result<()> {
+    let meta =
+        fs::symlink_metadata(path).map_err(|e| Error::io(format!("{field}: {}", path.display()), e))?;
+    let right = match kind {
+        Kind::Directory => meta.is_dir(),
+        // A published block device shows as the device that is mounted on the file.
+        Kind::File => !meta.is_dir() && !meta.is_symlink(),
+    };
+    if right {
+        return Ok(());
     }
+    let problem = format!("{} exists and is not a {}; it was left as it is", path.display(), kind.name());
+    Err(Error::invalid(field, problem))
 }
 
 /// Removes a target that nothing is mounted on: an empty directory or an empty file. Gone already is fine; anything
@@ -200,20 +197,13 @@ mod tests {
     #[test]
     fn the_wrong_kind_is_refused_and_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(Path::new("/nowhere"));
         let (file, folder) = (dir.path().join("file"), dir.path().join("folder"));
         fs::write(&file, "mine").unwrap();
         fs::create_dir(&folder).unwrap();
         assert!(
-            paths
-                .make("target_path", &file, Kind::Directory)
-                .unwrap_err()
-                .to_string()
-                .contains("not a directory")
+            make("target_path", &file, Kind::Directory).unwrap_err().to_string().contains("not a directory")
         );
-        assert!(
-            paths.make("target_path", &folder, Kind::File).unwrap_err().to_string().contains("not a file")
-        );
+        assert!(make("target_path", &folder, Kind::File).unwrap_err().to_string().contains("not a file"));
         assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
     }
 

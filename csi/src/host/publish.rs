@@ -52,7 +52,7 @@ impl Host {
         let others = all.iter().filter(|m| same(m) && m.target != staging && m.target != *target);
         let others: Vec<_> = others.map(|m| m.target.clone()).filter(|t| !is_source(r.volume, t)).collect();
         one_pod_only(r, &others)?;
-        self.paths.make("target_path", target, Kind::Directory)?;
+        paths::make("target_path", target, Kind::Directory)?;
         self.bind(staging, target, r.read_only)
     }
 
@@ -78,7 +78,7 @@ impl Host {
         if device_read_only != r.read_only {
             self.set_read_only(ctx, r, &device, &others)?;
         }
-        self.paths.make("target_path", target, Kind::File)?;
+        paths::make("target_path", target, Kind::File)?;
         self.bind(&device, target, r.read_only)
     }
 

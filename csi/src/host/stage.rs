@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use provisioners::{Access, AccessType, Capability, Ctx, Error, NodeVolume, Result};
 
 use super::mountinfo::Mount;
-use super::paths::Kind;
+use super::paths::{self, Kind};
 use super::{FormatLog, Host, device, format, fsck, grow, loopdev, mounts, ownership, probe};
 
 /// What is to be staged, and where.
@@ -45,8 +45,8 @@ impl Host {
                 Err(Error::invalid("volume_capability", problem))
             }
             (Access::Directory { path }, AccessType::Mount { group, .. }) => {
-                self.stage_directory(path, &staging, read_only)?;
-                self.give(ctx, &staging, *group, read_only)
+                Self::stage_directory(path, &staging, read_only)?;
+                give(ctx, &staging, *group, read_only)
             }
             (Access::LoopFile { path }, AccessType::Block) => {
                 ctx.stage("attaching");
@@ -61,23 +61,16 @@ impl Host {
                 let (id, volume, target) = (r.id, r.volume, staging.clone());
                 let wish = Wish { id, volume, backing: path, fs, flags, read_only, staging: target };
                 self.stage_file_system(ctx, &wish, log)?;
-                self.give(ctx, &staging, *group, read_only)
+                give(ctx, &staging, *group, read_only)
             }
         }
     }
 
-    fn give(&self, ctx: &Ctx, staging: &Path, group: Option<u32>, read_only: bool) -> Result<()> {
-        match group {
-            Some(gid) if !read_only => ownership::give_to_group(ctx, staging, gid),
-            _ => Ok(()),
-        }
-    }
-
-    fn stage_directory(&self, source: &Path, staging: &Path, read_only: bool) -> Result<()> {
+    fn stage_directory(source: &Path, staging: &Path, read_only: bool) -> Result<()> {
         if !source.is_dir() {
             return Err(Error::NotFound(format!("{} is not there any more", source.display())));
         }
-        self.paths.make("staging_target_path", staging, Kind::Directory)?;
+        paths::make("staging_target_path", staging, Kind::Directory)?;
         if let Some(mount) = mounts::on(staging)?.last() {
             let same = same_file(source, staging);
             return accept(mount, same, read_only, staging);
@@ -86,7 +79,7 @@ impl Host {
     }
 
     fn stage_file_system(&self, ctx: &Ctx, wish: &Wish<'_>, log: &dyn FormatLog) -> Result<()> {
-        self.paths.make("staging_target_path", &wish.staging, Kind::Directory)?;
+        paths::make("staging_target_path", &wish.staging, Kind::Directory)?;
         ctx.stage("attaching");
         let attached = loopdev::find(wish.backing)?.is_some();
         let device = loopdev::attach(wish.backing, wish.read_only)?;
@@ -143,7 +136,7 @@ impl Host {
 
     fn after_mount(&self, ctx: &Ctx, wish: &Wish<'_>, device: &Path, fresh: bool) -> Result<()> {
         let mounted = mounts::on(&wish.staging)?;
-        if !mounted.last().is_some_and(|m| m.source == device.as_os_str()) {
+        if mounted.last().is_none_or(|m| m.source != device.as_os_str()) {
             let shown = mounted.last().map(|m| m.source.to_string_lossy().into_owned());
             return Err(Error::Refused(format!(
                 "volume {}: {} was mounted, but the kernel shows {shown:?} (a file system with the same id?)",
@@ -191,6 +184,13 @@ impl Host {
         mounts::unmount_all(ctx, &staging)?;
         ctx.stage("detaching");
         devices.iter().try_for_each(|device| loopdev::detach(device))
+    }
+}
+
+fn give(ctx: &Ctx, staging: &Path, group: Option<u32>, read_only: bool) -> Result<()> {
+    match group {
+        Some(gid) if !read_only => ownership::give_to_group(ctx, staging, gid),
+        _ => Ok(()),
     }
 }
 

@@ -45,8 +45,7 @@ impl Store {
         }
         ctx.stage("looking for users");
         let data = found.data();
-        self.host.release(&data)?;
-        let users = self.host.users(&data)?;
+        let users = self.host.release(&data)?;
         if users.is_empty() {
             return Ok(());
         }

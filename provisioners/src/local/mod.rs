@@ -60,9 +60,10 @@ use store::Store;
 
 /// What the local backend asks of the node that it runs on. `csi/src/host/` implements it.
 pub trait LocalHost: Send + Sync + 'static {
-    /// Who uses a file or directory: loop devices over the file, and mount points of it or of those devices.
-    /// Empty: nobody.
-    fn users(&self, data: &Path) -> Result<Vec<String>>;
+    /// Makes sure that nothing of ours keeps a file or directory from being deleted, and says who uses it: loop devices
+    /// over the file, mount points of it or of those devices. A loop device that nobody uses (left by a crash) is
+    /// detached. Empty: nobody.
+    fn release(&self, data: &Path) -> Result<Vec<String>>;
 
     /// Stops writes to the file systems mounted from these backing files until the guard is dropped, for at most
     /// `limit`; also ends when this process dies. Files that nobody has mounted need nothing.
@@ -71,9 +72,6 @@ pub trait LocalHost: Send + Sync + 'static {
 
     /// Tells the loop device over the file, if there is one, that the file has grown.
     fn grown(&self, data: &Path) -> Result<()>;
-
-    /// Detaches loop devices over the file that nothing uses any more (left by a crash), so that it can be deleted.
-    fn release(&self, data: &Path) -> Result<()>;
 }
 
 /// Writes are stopped while this lives.

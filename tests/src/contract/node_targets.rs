@@ -29,9 +29,9 @@ pub async fn bad_targets_are_refused(s: &Subject) -> Result<()> {
     refused(try_at(s.path("targets/x/../../victim/y")?).await, InvalidArgument, &[".."])?;
     let wrong = s.path("targets/wrong")?;
     if s.is_block() {
-        fs::create_dir(&wrong)?
+        fs::create_dir(&wrong)?;
     } else {
-        fs::write(&wrong, "a file")?
+        fs::write(&wrong, "a file")?;
     }
     let code = try_at(wrong.clone()).await.err().map(|e| e.code());
     ensure!(matches!(code, Some(InvalidArgument | FailedPrecondition)), "the wrong kind of target: {code:?}");

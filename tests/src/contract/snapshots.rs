@@ -196,6 +196,13 @@ pub async fn groups_are_all_or_nothing(s: &Subject) -> Result<()> {
     let member = ask::delete_snapshot(&made.snapshots[0].snapshot_id);
     refused(s.clients.controller.clone().delete_snapshot(member).await, InvalidArgument, &["group"])?;
 
+    group_is_found_and_deleted(s, made).await?;
+    s.delete(&[&a, &b]).await
+}
+
+/// GetVolumeGroupSnapshot and DeleteVolumeGroupSnapshot of a group.
+async fn group_is_found_and_deleted(s: &Subject, made: pb::VolumeGroupSnapshot) -> Result<()> {
+    let mut group = s.clients.group.clone();
     let ids: Vec<_> = made.snapshots.iter().map(|m| m.snapshot_id.clone()).collect();
     let get = |snapshot_ids| pb::GetVolumeGroupSnapshotRequest {
         group_snapshot_id: made.group_snapshot_id.clone(),
@@ -219,5 +226,5 @@ pub async fn groups_are_all_or_nothing(s: &Subject) -> Result<()> {
     group.delete_volume_group_snapshot(delete.clone()).await?;
     group.delete_volume_group_snapshot(delete).await?;
     refused(group.get_volume_group_snapshot(get(ids)).await, NotFound, &[])?;
-    s.delete(&[&a, &b]).await
+    Ok(())
 }

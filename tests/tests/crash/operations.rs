@@ -136,7 +136,7 @@ pub async fn call(clients: Clients, operation: Operation, s: Subject) -> Result<
         }
         Stage => drop(node.node_stage_volume(ask::stage(&s.id, &s.staging, capability())).await?),
         Publish => {
-            drop(node.node_publish_volume(ask::publish(&s.id, &s.staging, &s.target, capability())).await?)
+            drop(node.node_publish_volume(ask::publish(&s.id, &s.staging, &s.target, capability())).await?);
         }
         PublishReadOnly => {
             let mut request = ask::publish(&s.id, &s.staging, &s.target, capability());

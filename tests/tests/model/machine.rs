@@ -75,7 +75,7 @@ impl Machine {
     fn write_content(&mut self, call: &Call, after: &Model) {
         if let Call::Create { name, .. } = call
             && let Some(volume) = after.volumes.get(name)
-            && self.before.volumes.get(name).is_none()
+            && !self.before.volumes.contains_key(name)
         {
             self.system.write(*name, volume);
         }

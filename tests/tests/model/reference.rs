@@ -170,7 +170,10 @@ impl Model {
             },
             Call::Attach { name } => match self.volumes.get_mut(&name) {
                 None => Answer::NotFound,
-                Some(volume) => done(Some(volume.attached = true)),
+                Some(volume) => done({
+                    let _: () = volume.attached = true;
+                    Some(())
+                }),
             },
             Call::Detach { name } => done(self.volumes.get_mut(&name).map(|volume| volume.attached = false)),
             Call::Restart => Answer::Done,

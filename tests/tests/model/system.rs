@@ -57,7 +57,7 @@ impl System {
             loop {
                 match make(&service, &ids, &call).await {
                     Err(status) if status.code() == Code::Aborted => {
-                        tokio::time::sleep(Duration::from_millis(1)).await
+                        tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                     other => return other.map_err(|status| status.code()),
                 }
@@ -157,7 +157,10 @@ fn service(scratch: &Scratch, countdown: &Arc<AtomicI32>) -> Service {
     let countdown = countdown.clone();
     let observer: Observer = Arc::new(move |stage| match countdown.fetch_sub(1, Ordering::SeqCst) {
         0 => Err(Error::Unavailable(format!("injected at stage {stage}"))),
-        n if n < 0 => Ok(countdown.store(-1, Ordering::SeqCst)),
+        n if n < 0 => {
+            countdown.store(-1, Ordering::SeqCst);
+            Ok(())
+        }
         _ => Ok(()),
     });
     let driver = Arc::into_inner(service.0).unwrap();
@@ -214,7 +217,7 @@ async fn make(service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
                 .into_inner()
                 .snapshot
                 .unwrap_or_default();
-            same(ids, snapshot_name(name), made.snapshot_id);
+            same(ids, &snapshot_name(name), &made.snapshot_id);
             let kind = volume.volume_context.get("type").cloned().unwrap_or_default();
             ids.lock().unwrap().entry(kind_of(name)).or_insert(kind);
             Ok(())
@@ -245,7 +248,7 @@ async fn make(service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
 async fn create(service: &Service, ids: &Ids, request: pb::CreateVolumeRequest) -> Result<(), Status> {
     let name = request.name.clone();
     let made = service.create_volume(Request::new(request)).await?.into_inner().volume.unwrap_or_default();
-    same(ids, name, made.volume_id);
+    same(ids, &name, &made.volume_id);
     Ok(())
 }
 
@@ -282,8 +285,8 @@ async fn create_from(
 }
 
 /// Handles are decided by the name alone.
-fn same(ids: &Ids, name: String, id: String) {
-    let before = ids.lock().unwrap().insert(name.clone(), id.clone());
+fn same(ids: &Ids, name: &str, id: &str) {
+    let before = ids.lock().unwrap().insert(name.to_owned(), id.to_owned());
     assert!(before.is_none_or(|before| before == id), "{name} has another handle now: {id}");
 }
 

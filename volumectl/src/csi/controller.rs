@@ -164,17 +164,7 @@ pub(super) async fn run(csi: &Csi, verb: Verb, secrets: BTreeMap<String, String>
             let volume = answer.volume.context("the driver answered without a volume")?;
             Some((output::json("Volume", &volume)?, VOLUME))
         }
-        Verb::Delete { ids } => {
-            for volume_id in ids {
-                let request =
-                    pb::DeleteVolumeRequest { volume_id: volume_id.clone(), secrets: secrets.clone() };
-                controller
-                    .delete_volume(csi.request(request))
-                    .await
-                    .with_context(|| format!("deleting {volume_id}"))?;
-            }
-            None
-        }
+        Verb::Delete { ids } => delete(csi, ids, &secrets).await?,
         Verb::List { max } => Some((list(csi, max).await?, STATUS)),
         Verb::Get { id } => {
             let request = csi.request(pb::ControllerGetVolumeRequest { volume_id: id });
@@ -241,6 +231,15 @@ fn create_request(args: CreateArgs, secrets: BTreeMap<String, String>) -> Result
         accessibility_requirements: topology,
         mutable_parameters: map("--mutable", &args.mutable)?,
     })
+}
+
+async fn delete(csi: &Csi, ids: Vec<String>, secrets: &BTreeMap<String, String>) -> Result<Shown> {
+    for volume_id in ids {
+        let request = pb::DeleteVolumeRequest { volume_id: volume_id.clone(), secrets: secrets.clone() };
+        let answer = csi.controller.clone().delete_volume(csi.request(request)).await;
+        answer.with_context(|| format!("deleting {volume_id}"))?;
+    }
+    Ok(None)
 }
 
 async fn list(csi: &Csi, max: Option<usize>) -> Result<Value> {

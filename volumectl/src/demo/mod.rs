@@ -36,9 +36,9 @@ pub struct DemoArgs {
 pub(crate) struct Rows(Vec<Value>);
 
 impl Rows {
-    fn add(&mut self, step: &str, time: Duration, remark: String) {
+    fn add(&mut self, step: &str, time: Duration, remark: impl Into<String>) {
         let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.0.push(json!({ "step": step, "ms": ms, "remark": remark }));
+        self.0.push(json!({ "step": step, "ms": ms, "remark": remark.into() }));
     }
 }
 

@@ -35,7 +35,7 @@ async fn create(volumes: &mut Volumes, rows: &mut Rows, mib: u64) -> Result<Data
     rows.add("create 1 GiB", begun.elapsed(), format!("{id}, named shop-postgresql by nameTemplate"));
     let begun = Instant::now();
     let path = volumes.mount(&id).await.context("mounting the volume")?;
-    rows.add("attach, format, mount", begun.elapsed(), "xfs".into());
+    rows.add("attach, format, mount", begun.elapsed(), "xfs");
     let begun = Instant::now();
     let sums = blocking({
         let path = path.clone();

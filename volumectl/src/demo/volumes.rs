@@ -28,13 +28,13 @@ struct Volume {
 pub(super) struct Volumes {
     csi: Csi,
     dir: PathBuf,
-    volumes: Vec<Volume>,
+    made: Vec<Volume>,
     snapshots: Vec<String>,
 }
 
 impl Volumes {
     pub fn new(csi: Csi, dir: &Path) -> Self {
-        Self { csi, dir: dir.to_owned(), volumes: Vec::new(), snapshots: Vec::new() }
+        Self { csi, dir: dir.to_owned(), made: Vec::new(), snapshots: Vec::new() }
     }
 
     fn capability() -> pb::VolumeCapability {
@@ -67,15 +67,15 @@ impl Volumes {
         let answer = self.csi.controller.clone().create_volume(self.csi.request(request)).await?.into_inner();
         let volume = answer.volume.context("no volume in the answer")?;
         let id = volume.volume_id;
-        self.volumes.push(Volume { id: id.clone(), name: claim.to_owned(), mounted: false });
+        self.made.push(Volume { id: id.clone(), name: claim.to_owned(), mounted: false });
         Ok(id)
     }
 
     /// Attaches, stages and publishes; returns where it is mounted.
     pub async fn mount(&mut self, id: &str) -> Result<PathBuf> {
-        let index = self.volumes.iter().position(|v| v.id == id).context("not a volume of the demo")?;
-        self.volumes[index].mounted = true;
-        let name = self.volumes[index].name.clone();
+        let index = self.made.iter().position(|v| v.id == id).context("not a volume of the demo")?;
+        self.made[index].mounted = true;
+        let name = self.made[index].name.clone();
         let (staging, target) = (self.staging(&name), self.target(&name));
         fs::create_dir_all(&staging)?;
         let capability = Some(Self::capability());
@@ -159,15 +159,15 @@ impl Volumes {
 
     /// Unpublishes, unstages, detaches and deletes all volumes, the last first, and then the snapshots.
     pub async fn take_back(&mut self, rows: &mut Rows) -> Result<()> {
-        let (begun, volumes, snapshots) = (Instant::now(), self.volumes.len(), self.snapshots.len());
-        while let Some(volume) = self.volumes.last().cloned() {
+        let (begun, volumes, snapshots) = (Instant::now(), self.made.len(), self.snapshots.len());
+        while let Some(volume) = self.made.last().cloned() {
             if volume.mounted {
                 self.unmount(&volume).await.with_context(|| format!("unmounting {}", volume.name))?;
             }
             let request = pb::DeleteVolumeRequest { volume_id: volume.id.clone(), secrets: BTreeMap::new() };
             let answer = self.csi.controller.clone().delete_volume(self.csi.request(request)).await;
             answer.with_context(|| format!("deleting {}", volume.name))?;
-            self.volumes.pop();
+            self.made.pop();
         }
         while let Some(snapshot_id) = self.snapshots.last().cloned() {
             let request = pb::DeleteSnapshotRequest { snapshot_id, secrets: BTreeMap::new() };

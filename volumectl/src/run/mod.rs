@@ -28,7 +28,7 @@ pub struct RunArgs {
     /// VolumeAttributesClass and Secret; other kinds are ignored.
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     pub file: PathBuf,
-    /// Where the volumes are mounted: <DIR>/<namespace>/<claim>.
+    /// Where the volumes are mounted: `DIR/namespace/claim`.
     #[arg(long, value_name = "DIR", default_value = "./volumes")]
     pub mount_dir: PathBuf,
     /// What to do when all is mounted.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{Local, LocalConfig, LocalHost, Quiesced};
+use crate::NodeVolume;
 use crate::{
     AccessMode, AccessType, Attachment, Capability, CapacityQuery, CapacityRange, CapacityReport, Ctx, Error,
     Expansion, GroupSnapshots, GroupSpec, Listing, Modify, NodeAccess, NodeId, Placement, Provisioner,
@@ -65,11 +66,6 @@ impl Quiesced for Quiet {
 }
 
 impl LocalHost for FakeHost {
-    fn users(&self, data: &Path) -> Result<Vec<String>> {
-        self.note("users", data);
-        Ok(self.users.lock().unwrap().clone())
-    }
-
     fn quiesce(&self, data: &[PathBuf], limit: Duration) -> Result<Box<dyn Quiesced>> {
         assert!(limit >= Duration::from_secs(1));
         for path in data {
@@ -89,9 +85,9 @@ impl LocalHost for FakeHost {
         Ok(())
     }
 
-    fn release(&self, data: &Path) -> Result<()> {
+    fn release(&self, data: &Path) -> Result<Vec<String>> {
         self.note("release", data);
-        Ok(())
+        Ok(self.users.lock().unwrap().clone())
     }
 }
 
