@@ -101,10 +101,7 @@ impl Config {
 
     /// Parses, completes and checks a text; an error starts with `:line:column: ` where that is known.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut config: Self = serde_saphyr::from_str(text).map_err(|error| match error.location() {
-            Some(at) => format!(":{}:{}: {}", at.line(), at.column(), first_line(&error.to_string())),
-            None => format!(": {}", first_line(&error.to_string())),
-        })?;
+        let mut config: Self = serde_saphyr::from_str(text).map_err(|error| syntax_error(text, &error))?;
         config.complete();
         config.check().map_err(|(key, problem)| format!("{}: {key}: {problem}", position(text, &key)))?;
         Ok(config)
@@ -210,8 +207,22 @@ fn position(text: &str, path: &str) -> String {
     }
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
+/// `:line:column: key: problem` of what the parser found.
+fn syntax_error(text: &str, error: &serde_saphyr::Error) -> String {
+    let words = error.to_string();
+    let first = words.lines().next().unwrap_or_default();
+    // The parser repeats the place in words of its own.
+    let problem = first.strip_prefix("error: ").unwrap_or(first);
+    let problem = match problem.split_once(": ") {
+        Some((place, rest)) if place.starts_with("line ") => rest,
+        _ => problem,
+    };
+    let Some(at) = error.location() else { return format!(": {problem}") };
+    let line = usize::try_from(at.line()).ok().and_then(|n| text.lines().nth(n.saturating_sub(1)));
+    let key =
+        line.and_then(|l| l.split_once(':')).map(|(key, _)| key.trim_start_matches([' ', '-']).trim_end());
+    let key = key.filter(|k| !k.is_empty()).map(|k| format!("{k}: ")).unwrap_or_default();
+    format!(":{}:{}: {key}{problem}", at.line(), at.column())
 }
 
 fn host_name() -> String {

@@ -21,3 +21,13 @@ pub fn markdown(backends: &[Backend]) -> String {
     text.push('\n');
     text
 }
+
+/// A Markdown table of a backend's StorageClass parameters: docs/parameters.md has it.
+pub fn parameters(backend: &Backend) -> String {
+    let mut text = String::from("| parameter | meaning | default | can be changed |\n|---|---|---|---|\n");
+    for p in backend.provisioner.parameters() {
+        let mutable = if p.mutable { "yes" } else { "no" };
+        let _ = writeln!(text, "| `{}` | {} | {} | {mutable} |", p.name, p.meaning, p.default);
+    }
+    text
+}

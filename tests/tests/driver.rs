@@ -1,0 +1,218 @@
+//! The program `csi-driver`: its exit codes, its start and its end, its pages, its logs.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, Result, ensure};
+use csi_proto::v1 as pb;
+use e2e::drivers::{Process, binary, local_config};
+use e2e::requests as ask;
+use e2e::scratch::Scratch;
+
+fn driver(args: &[&str]) -> Result<Output> {
+    Ok(Command::new(binary("csi-driver")?).args(args).output()?)
+}
+
+fn config(scratch: &Scratch, text: &str) -> Result<String> {
+    let file = scratch.path().join("config.yaml");
+    fs::write(&file, text)?;
+    Ok(file.display().to_string())
+}
+
+#[test]
+fn a_bad_configuration_is_exit_code_64_with_file_line_and_key() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let good = local_config(scratch.path(), "");
+    for (text, words) in [
+        (good.replace("nodeId", "nodeID"), &[":1:1: ", "nodeID"][..]),
+        (
+            good.replace("shutdownGraceSeconds: 5", "shutdownGraceSeconds: soon"),
+            &[":6:", "shutdownGraceSeconds: "],
+        ),
+        (good.replace("roots:", "# roots:"), &["backends[0].roots"]),
+        (good.replace("{default:", "{Not_Good:"), &["backends[0]", "Not_Good"]),
+        (format!("{good}    reserve: much\n"), &["backends[0]", "reserve", "much"]),
+    ] {
+        let file = config(&scratch, &text)?;
+        let output = driver(&["--config", &file])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(64), "{:?}: {said}", output.status);
+        words
+            .iter()
+            .try_for_each(|w| Ok::<_, anyhow::Error>(ensure!(said.contains(w), "{w:?} is not in: {said}")))?;
+    }
+    let missing = driver(&["--config", "/nonexistent.yaml"])?;
+    ensure!(
+        missing.status.code() == Some(64)
+            && String::from_utf8_lossy(&missing.stderr).contains("/nonexistent.yaml")
+    );
+    ensure!(driver(&["--config", "/x", "--log", "info,x=loud"])?.status.code() == Some(64));
+    Ok(())
+}
+
+#[test]
+fn what_print_config_prints_is_a_configuration() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let file = config(&scratch, &local_config(scratch.path(), ""))?;
+    let first = driver(&["--config", &file, "--print-config"])?;
+    ensure!(first.status.success());
+    let text = String::from_utf8(first.stdout)?;
+    ensure!(
+        text.contains("maxConcurrentOperations: 64") && text.contains("local.csi.volumectl.io"),
+        "{text}"
+    );
+    let file = config(&scratch, &text)?;
+    ensure!(String::from_utf8(driver(&["--config", &file, "--print-config"])?.stdout)? == text);
+    ensure!(!scratch.path().join("volumes").exists(), "nothing was made");
+    Ok(())
+}
+
+#[test]
+fn check_says_whether_each_backend_is_ready() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let file = config(&scratch, &local_config(scratch.path(), ""))?;
+    let good = driver(&["--config", &file, "--mode", "controller", "--check"])?;
+    ensure!(good.status.success(), "{}", String::from_utf8_lossy(&good.stdout));
+    let blocked = scratch.path().join("in-the-way");
+    fs::write(&blocked, "a file")?;
+    let text = local_config(scratch.path(), "").replace("/volumes}", "/in-the-way}");
+    let bad = driver(&["--config", &config(&scratch, &text)?, "--mode", "controller", "--check"])?;
+    let said = String::from_utf8_lossy(&bad.stdout).into_owned();
+    ensure!(bad.status.code() == Some(1) && said.contains("in-the-way"), "{:?}: {said}", bad.status);
+    Ok(())
+}
+
+fn get(port: u16, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+#[tokio::test]
+async fn it_serves_until_sigterm_and_shows_what_it_did() -> Result<()> {
+    let (scratch, port) = (Scratch::new()?, free_port()?);
+    let text = format!("httpAddress: 127.0.0.1:{port}\n{}", local_config(scratch.path(), ""));
+    let mut process = Process::start(scratch.path(), &text)?;
+    let mut clients = process.clients().await?;
+    let mode = fs::metadata(&process.socket)?.permissions().mode() & 0o777;
+    ensure!(mode == 0o600, "the socket has mode {mode:o}");
+
+    let secret = [("userKey".to_owned(), "TOP-S3CRET".to_owned())];
+    let mut request = ask::create("db", 1 << 20, ask::block());
+    request.secrets = secret.clone().into();
+    let id = clients
+        .controller
+        .create_volume(request.clone())
+        .await?
+        .into_inner()
+        .volume
+        .unwrap_or_default()
+        .volume_id;
+    request.capacity_range = ask::at_least(1 << 40);
+    ensure!(clients.controller.create_volume(request).await.is_err());
+    clients
+        .controller
+        .delete_volume(pb::DeleteVolumeRequest { volume_id: id, secrets: secret.into() })
+        .await?;
+
+    let metrics = get(port, "/metrics")?;
+    let counted =
+        r#"volumectl_csi_requests_total{backend="local.csi.volumectl.io",method="CreateVolume",code="OK"} 1"#;
+    ensure!(metrics.contains(counted), "{metrics}");
+    ensure!(
+        metrics.contains("request_duration_seconds_bucket")
+            && metrics.contains("oldest_in_flight_age_seconds")
+    );
+    ensure!(
+        get(port, "/healthz")?.starts_with("HTTP/1.1 200")
+            && get(port, "/readyz")?.starts_with("HTTP/1.1 200")
+    );
+
+    drop(clients);
+    ensure!(process.terminate()? == Some(0), "{}", process.log_tail());
+    ensure!(!process.socket.exists(), "the socket is removed");
+    let log = process.log_tail();
+    ensure!(
+        log.contains("CreateVolume") && log.contains("request_id") && log.contains("duration_ms"),
+        "{log}"
+    );
+    ensure!(!log.contains("TOP-S3CRET") && !metrics.contains("TOP-S3CRET"), "a secret was written down");
+    Ok(())
+}
+
+#[tokio::test]
+async fn logs_are_json_when_asked_and_one_socket_is_served_once() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let text = local_config(scratch.path(), "");
+    let mut first = Process::start(scratch.path(), &text)?;
+    first.clients().await?;
+    let file = config(&scratch, &text)?;
+    let second = driver(&["--config", &file, "--log-format", "json"])?;
+    let log = String::from_utf8_lossy(&second.stderr).into_owned();
+    ensure!(second.status.code() == Some(1) && log.contains("another process answers"), "{log}");
+    for line in log.lines() {
+        let value: serde_json::Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        ensure!(value["level"].is_string() && value["timestamp"].is_string(), "{line}");
+    }
+    first.clients().await?;
+    first.kill()?;
+    ensure!(first.socket.exists(), "SIGKILL leaves the socket");
+    let mut third = Process::start(scratch.path(), &text)?;
+    third.clients().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_process_serves_what_its_mode_says() -> Result<()> {
+    for (mode, controller, node) in [("controller", true, false), ("node", false, true)] {
+        let scratch = Scratch::new()?;
+        let file = config(&scratch, &local_config(scratch.path(), ""))?;
+        let mut child = Command::new(binary("csi-driver")?)
+            .args(["--config", &file, "--mode", mode, "--log", "error"])
+            .spawn()?;
+        let socket = scratch.path().join("sockets/local.csi.volumectl.io.sock");
+        let served = async {
+            let mut clients = e2e::clients::Clients::ready(&socket).await?;
+            let list = clients.controller.list_volumes(pb::ListVolumesRequest::default()).await;
+            let info = clients.node.node_get_info(pb::NodeGetInfoRequest {}).await;
+            Ok::<_, anyhow::Error>((list.is_ok(), info.is_ok()))
+        };
+        let served = served.await;
+        child.kill()?;
+        child.wait()?;
+        // A node wants loop devices; without them it is not ready, and says so.
+        ensure!(served? == (controller, node), "{mode}");
+    }
+    Ok(())
+}
+
+/// A file of this repository.
+fn repository(file: &str) -> Result<String> {
+    Ok(fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file))?)
+}
+
+#[test]
+fn the_documents_have_the_tables_of_the_code() -> Result<()> {
+    let table = String::from_utf8(driver(&["--backends"])?.stdout)?;
+    ensure!(
+        repository("README.md")?.contains(&table),
+        "README.md must have what `csi-driver --backends` prints:\n{table}"
+    );
+    let documented = repository("docs/parameters.md")?;
+    for backend in csi_driver::registry::examples() {
+        let table = csi_driver::table::parameters(&backend);
+        ensure!(documented.contains(&table), "docs/parameters.md must have:\n{table}");
+    }
+    Ok(())
+}
