@@ -41,9 +41,9 @@ fn a_bad_configuration_is_exit_code_64_with_file_line_and_key() -> Result<()> {
         let output = driver(&["--config", &file])?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.code() == Some(64), "{:?}: {said}", output.status);
-        words
-            .iter()
-            .try_for_each(|w| Ok::<_, anyhow::Error>(ensure!(said.contains(w), "{w:?} is not in: {said}")))?;
+        for word in words {
+            ensure!(said.contains(word), "{word:?} is not in: {said}");
+        }
     }
     let missing = driver(&["--config", "/nonexistent.yaml"])?;
     ensure!(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use provisioners::{Error, Result};
 
-use super::mountinfo::{self, Mount};
+use super::mountinfo::Mount;
 use super::{loopdev, mounts};
 
 /// The device must have the volume's size: one of another size is another device.
@@ -21,22 +21,20 @@ pub fn check_size(id: &str, device: &Path, wanted: u64) -> Result<()> {
 
 /// Where the file system of a device is mounted. Btrfs has a device number of its own in mountinfo, so the source is
 /// looked at, too.
-pub fn mounts(device: &Path) -> Result<Vec<Mount>> {
+pub fn mounts(device: &Path) -> Result<Vec<Mount<'static>>> {
     let number = mounts::device_number(device)?;
-    let all = mountinfo::parse(&mounts::table()?)?;
-    Ok(all.into_iter().filter(|m| m.device == number || m.source == device.as_os_str()).collect())
+    mounts::select(|m| m.device == number || *m.source == *device)
 }
 
 /// Where the device's node is bind mounted: raw block volumes.
 pub fn binds(device: &Path) -> Result<Vec<PathBuf>> {
-    let all = mountinfo::parse(&mounts::table()?)?;
-    let bound = |m: &Mount| mounts::bound_device(m).is_some_and(|d| d == device);
-    Ok(all.into_iter().filter(bound).map(|m| m.target).collect())
+    let bound = mounts::select(|m| mounts::bound_device(m).is_some_and(|d| d == device))?;
+    Ok(bound.into_iter().map(|m| m.target.into_owned()).collect())
 }
 
 /// The loop device that a mount shows, whether of its file system or of its node.
-pub fn loop_of(mount: &Mount) -> Option<PathBuf> {
-    let source = mounts::bound_device(mount).unwrap_or_else(|| PathBuf::from(&mount.source));
+pub fn loop_of(mount: &Mount<'_>) -> Option<PathBuf> {
+    let source = mounts::bound_device(mount).unwrap_or_else(|| PathBuf::from(&*mount.source));
     let name = source.strip_prefix("/dev").ok()?.to_str()?;
     (name.starts_with("loop") && name[4..].parse::<u32>().is_ok()).then_some(source)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use provisioners::local::{LocalHost, Quiesced};
 use provisioners::{Error, Result};
 
-use super::mountinfo::{self, Mount};
+use super::mountinfo::Mount;
 use super::{Host, device, freeze, loopdev, mounts};
 
 impl LocalHost for Host {
@@ -38,7 +38,10 @@ impl LocalHost for Host {
             }
             // One mount point freezes the whole file system; a read-only one has nothing to freeze.
             targets.extend(
-                device::mounts(&device)?.into_iter().find(|m| !m.is_super_read_only()).map(|m| m.target),
+                device::mounts(&device)?
+                    .into_iter()
+                    .find(|m| !m.is_super_read_only())
+                    .map(|m| m.target.into_owned()),
             );
         }
         if targets.is_empty() {
@@ -72,11 +75,11 @@ fn device_users(device: &Path) -> Result<Vec<String>> {
 /// the question.
 fn bound_directory(data: &Path) -> Result<Vec<String>> {
     let data = data.canonicalize().map_err(|e| Error::io(format!("looking at {}", data.display()), e))?;
-    let all = mountinfo::parse(&mounts::table()?)?;
-    let home =
-        all.iter().filter(|m| data.starts_with(&m.target)).max_by_key(|m| (m.target.as_os_str().len(), m.id));
+    let homes = mounts::select(|m| data.starts_with(&m.target))?;
+    let home = homes.iter().max_by_key(|m| (m.target.as_os_str().len(), m.id));
     let Some(home) = home else { return Ok(Vec::new()) };
     let within = home.root.join(data.strip_prefix(&home.target).unwrap_or(Path::new("")));
-    let uses = |m: &&Mount| m.device == home.device && m.root.starts_with(&within) && m.target != home.target;
-    Ok(all.iter().filter(uses).map(|m| format!("mounted on {}", m.target.display())).collect())
+    let uses =
+        |m: &Mount<'_>| m.device == home.device && m.root.starts_with(&within) && m.target != home.target;
+    Ok(mounts::select(uses)?.iter().map(|m| format!("mounted on {}", m.target.display())).collect())
 }

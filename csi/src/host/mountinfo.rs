@@ -1,14 +1,15 @@
 //! `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt as _;
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
 
 use provisioners::{Error, Result};
 
-/// One mount.
+/// One mount; its texts are those of the table where they need no change, since a table can have many thousand lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
+pub struct Mount<'a> {
     /// Its id, unique while it exists.
     pub id: u64,
     /// The id of the mount it is on.
@@ -16,19 +17,19 @@ pub struct Mount {
     /// Major and minor number of the file system's device.
     pub device: (u32, u32),
     /// The directory of the file system that is mounted: `/` unless it is a bind mount.
-    pub root: PathBuf,
+    pub root: Cow<'a, Path>,
     /// Where it is mounted.
-    pub target: PathBuf,
+    pub target: Cow<'a, Path>,
     /// Options of this mount, such as `rw,noatime`.
-    pub options: String,
+    pub options: Cow<'a, str>,
     /// How mounts below it spread.
     pub propagation: Propagation,
     /// The file system's type.
-    pub fs_type: String,
+    pub fs_type: Cow<'a, str>,
     /// What is mounted, such as `/dev/loop3`.
-    pub source: OsString,
+    pub source: Cow<'a, OsStr>,
     /// Options of the file system, such as `rw,errors=remount-ro`.
-    pub super_options: String,
+    pub super_options: Cow<'a, str>,
 }
 
 /// The optional fields; none of them: private.
@@ -42,7 +43,23 @@ pub struct Propagation {
     pub unbindable: bool,
 }
 
-impl Mount {
+impl Mount<'_> {
+    /// The same with texts of its own.
+    pub fn into_owned(self) -> Mount<'static> {
+        Mount {
+            root: Cow::Owned(self.root.into_owned()),
+            target: Cow::Owned(self.target.into_owned()),
+            options: Cow::Owned(self.options.into_owned()),
+            fs_type: Cow::Owned(self.fs_type.into_owned()),
+            source: Cow::Owned(self.source.into_owned()),
+            super_options: Cow::Owned(self.super_options.into_owned()),
+            id: self.id,
+            parent: self.parent,
+            device: self.device,
+            propagation: self.propagation,
+        }
+    }
+
     /// Whether an option of the mount itself is set.
     pub fn has_option(&self, option: &str) -> bool {
         self.options.split(',').any(|o| o == option)
@@ -60,28 +77,22 @@ impl Mount {
 }
 
 /// Parses a whole table. A line that is none: an error with its number.
-pub fn parse(table: &[u8]) -> Result<Vec<Mount>> {
-    lines(table).map(|(number, line)| mount(line).ok_or_else(|| bad(number, line))).collect()
+pub fn parse(table: &[u8]) -> Result<Vec<Mount<'_>>> {
+    iter(table).collect()
 }
 
-/// The mounts that `wanted` chooses by their target and device, without building the others.
-pub fn select(table: &[u8], wanted: impl Fn(&Path, (u32, u32)) -> bool) -> Result<Vec<Mount>> {
-    use std::os::unix::ffi::OsStrExt as _;
+/// Parses a table line by line.
+pub fn iter(table: &[u8]) -> impl Iterator<Item = Result<Mount<'_>>> {
+    lines(table).map(|(number, line)| mount(line).ok_or_else(|| bad(number, line)))
+}
+
+/// The mounts that `wanted` chooses.
+pub fn select(table: &[u8], wanted: impl Fn(&Mount<'_>) -> bool) -> Result<Vec<Mount<'static>>> {
     let mut found = Vec::new();
-    for (number, line) in lines(table) {
-        let mut fields = line.splitn(6, |b| *b == b' ').skip(2);
-        let head = (fields.next(), fields.next(), fields.next());
-        let (Some(device), Some(_), Some(target)) = head else {
-            return Err(bad(number, line));
-        };
-        let device = device_number(device).ok_or_else(|| bad(number, line))?;
-        let chosen = if target.contains(&b'\\') {
-            wanted(&unescape(target), device)
-        } else {
-            wanted(Path::new(std::ffi::OsStr::from_bytes(target)), device)
-        };
-        if chosen {
-            found.push(mount(line).ok_or_else(|| bad(number, line))?);
+    for mount in iter(table) {
+        let mount = mount?;
+        if wanted(&mount) {
+            found.push(mount.into_owned());
         }
     }
     Ok(found)
@@ -100,7 +111,7 @@ fn bad(number: usize, line: &[u8]) -> Error {
     Error::Internal(format!("mountinfo: line {number} cannot be read: {line:?}"))
 }
 
-fn mount(line: &[u8]) -> Option<Mount> {
+fn mount(line: &[u8]) -> Option<Mount<'_>> {
     let mut fields = line.split(|b| *b == b' ');
     let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
     let device = device_number(fields.next()?)?;
@@ -117,8 +128,11 @@ fn mount(line: &[u8]) -> Option<Mount> {
             }
         }
     }
-    let (fs_type, source, super_options) = (text(fields.next()?), unescape(fields.next()?), fields.next()?);
-    let (source, super_options) = (source.into_os_string(), text(super_options));
+    let (fs_type, source, super_options) = (text(fields.next()?), fields.next()?, text(fields.next()?));
+    let source = match unescape(source) {
+        Cow::Borrowed(path) => Cow::Borrowed(path.as_os_str()),
+        Cow::Owned(path) => Cow::Owned(path.into_os_string()),
+    };
     Some(Mount { id, parent, device, root, target, options, propagation, fs_type, source, super_options })
 }
 
@@ -131,14 +145,14 @@ fn device_number(field: &[u8]) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-fn text(field: &[u8]) -> String {
-    String::from_utf8_lossy(field).into_owned()
+fn text(field: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(field)
 }
 
 /// Undoes the kernel's octal escapes (`\040` for a space). A backslash that starts none stands for itself.
-fn unescape(field: &[u8]) -> PathBuf {
+fn unescape(field: &[u8]) -> Cow<'_, Path> {
     if !field.contains(&b'\\') {
-        return OsString::from_vec(field.to_vec()).into();
+        return Cow::Borrowed(Path::new(OsStr::from_bytes(field)));
     }
     let (mut bytes, mut rest) = (Vec::with_capacity(field.len()), field);
     while let Some((first, tail)) = rest.split_first() {
@@ -153,7 +167,7 @@ fn unescape(field: &[u8]) -> PathBuf {
             }
         }
     }
-    OsString::from_vec(bytes).into()
+    Cow::Owned(OsString::from_vec(bytes).into())
 }
 
 #[cfg(test)]

@@ -17,13 +17,18 @@ const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(60);
 
 /// The mount table of this process.
-pub fn table() -> Result<Vec<u8>> {
+fn table() -> Result<Vec<u8>> {
     fs::read("/proc/self/mountinfo").map_err(|e| Error::io("reading /proc/self/mountinfo", e))
 }
 
+/// The mounts that `wanted` chooses.
+pub fn select(wanted: impl Fn(&Mount<'_>) -> bool) -> Result<Vec<Mount<'static>>> {
+    mountinfo::select(&table()?, wanted)
+}
+
 /// What is mounted on a path, the last one (which is what is seen) last.
-pub fn on(path: &Path) -> Result<Vec<Mount>> {
-    mountinfo::select(&table()?, |target, _| target == path)
+pub fn on(path: &Path) -> Result<Vec<Mount<'static>>> {
+    select(|m| m.target == path)
 }
 
 /// Mounts a file system from a device.
@@ -167,7 +172,7 @@ pub fn device_number(device: &Path) -> Result<(u32, u32)> {
 }
 
 /// The device node that a bind mount of a node shows (a raw block volume), from the mount's root within devtmpfs.
-pub fn bound_device(mount: &Mount) -> Option<PathBuf> {
+pub fn bound_device(mount: &Mount<'_>) -> Option<PathBuf> {
     let name: &OsStr = mount.root.file_name()?;
     (mount.fs_type == "devtmpfs" && mount.root != Path::new("/")).then(|| Path::new("/dev").join(name))
 }

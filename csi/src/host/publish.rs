@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use provisioners::{Access, AccessMode, AccessType, Capability, Ctx, Error, NodeVolume, Result};
 use sha2::{Digest as _, Sha256};
 
-use super::mountinfo::{self, Mount};
+use super::mountinfo::Mount;
 use super::paths::{self, Kind};
 use super::stage::same_file;
 use super::{Host, device, loopdev, mounts};
@@ -44,13 +44,13 @@ impl Host {
             let staging = staging.display();
             Error::Refused(format!("volume {} is not staged at {staging}; call NodeStageVolume first", r.id))
         })?;
-        let same = |m: &Mount| m.device == staged.device && m.root == staged.root;
+        let same = |m: &Mount<'_>| m.device == staged.device && m.root == staged.root;
         if let Some(mount) = mounts::on(target)?.pop() {
             return self.accept(&mount, same(&mount), r, target);
         }
-        let all = mountinfo::parse(&mounts::table()?)?;
-        let others = all.iter().filter(|m| same(m) && m.target != staging && m.target != *target);
-        let others: Vec<_> = others.map(|m| m.target.clone()).filter(|t| !is_source(r.volume, t)).collect();
+        let others = mounts::select(|m| same(m) && m.target != staging && m.target != target)?;
+        let others = others.into_iter().map(|m| m.target.into_owned());
+        let others: Vec<_> = others.filter(|t| !is_source(r.volume, t)).collect();
         one_pod_only(r, &others)?;
         paths::make("target_path", target, Kind::Directory)?;
         self.bind(staging, target, r.read_only)
@@ -128,7 +128,7 @@ impl Host {
         self.state.join("read-only").join(name)
     }
 
-    fn accept(&self, mount: &Mount, same: bool, r: &PublishRequest<'_>, target: &Path) -> Result<()> {
+    fn accept(&self, mount: &Mount<'_>, same: bool, r: &PublishRequest<'_>, target: &Path) -> Result<()> {
         let marker = self.marker(target);
         if same && r.read_only && marker.exists() {
             mounts::make_read_only(target)?;
@@ -154,7 +154,7 @@ fn accept(
     is_read_only: bool,
     r: &PublishRequest<'_>,
     target: &Path,
-    mount: &Mount,
+    mount: &Mount<'_>,
 ) -> Result<()> {
     let way = |read_only| if read_only { "read-only" } else { "read-write" };
     let target = target.display();

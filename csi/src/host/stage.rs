@@ -195,7 +195,7 @@ fn give(ctx: &Ctx, staging: &Path, group: Option<u32>, read_only: bool) -> Resul
 }
 
 /// A staging path that has a mount already: the right one is success, another is ALREADY_EXISTS.
-fn accept(mount: &Mount, same: bool, read_only: bool, staging: &Path) -> Result<()> {
+fn accept(mount: &Mount<'_>, same: bool, read_only: bool, staging: &Path) -> Result<()> {
     let wanted = if read_only { "read-only" } else { "read-write" };
     if !same {
         let source = mount.source.to_string_lossy();
@@ -212,7 +212,8 @@ fn accept(mount: &Mount, same: bool, read_only: bool, staging: &Path) -> Result<
 }
 
 fn refuse_published(device: &Path, staging: &Path) -> Result<()> {
-    let others = device::mounts(device)?.into_iter().map(|m| m.target).chain(device::binds(device)?);
+    let others =
+        device::mounts(device)?.into_iter().map(|m| m.target.into_owned()).chain(device::binds(device)?);
     let others: Vec<_> = others.filter(|target| target != staging).map(|t| t.display().to_string()).collect();
     if others.is_empty() {
         return Ok(());

@@ -62,7 +62,7 @@ pub fn stats(path: &Path) -> Result<VolumeStats> {
 }
 
 /// A file system that the kernel has made read only, or a device whose file is gone.
-fn condition(mount: &Mount) -> Condition {
+fn condition(mount: &Mount<'_>) -> Condition {
     if mount.is_super_read_only() && !mount.has_option("ro") {
         let text = "the kernel has made the file system read only, usually after an I/O error; see the kernel's log, \
                     then unstage and stage the volume so that it is checked";

@@ -102,9 +102,8 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         let below = self.dir.path().canonicalize().unwrap();
-        let all = mountinfo::parse(&mounts::table().unwrap()).unwrap();
-        for mount in all.iter().rev().filter(|m| m.target.starts_with(&below)) {
-            let _ = rustix::mount::unmount(&mount.target, rustix::mount::UnmountFlags::DETACH);
+        for mount in mounts::select(|m| m.target.starts_with(&below)).unwrap().iter().rev() {
+            let _ = rustix::mount::unmount(&*mount.target, rustix::mount::UnmountFlags::DETACH);
         }
         for (device, file) in loopdev::all().unwrap() {
             if file.starts_with(&below) {
