@@ -1,5 +1,7 @@
 //! The real program, without a driver: usage, exit codes, and what it prints.
 
+#![allow(clippy::unwrap_used)]
+
 use std::process::{Command, Output};
 
 fn volumectl(args: &[&str]) -> Output {
