@@ -56,7 +56,10 @@ pub fn probe(device: &File, size: u64, backing: Option<&File>) -> Result<Content
         return Ok(known);
     }
     let data = match backing {
-        Some(file) => data_extents(file, size)?,
+        Some(file) => {
+            settle(device, file, size)?;
+            data_extents(file, size)?
+        }
         None if size <= WHOLE => vec![(0, size)],
         None => vec![(0, ENDS), (size - ENDS, size)],
     };
@@ -92,6 +95,21 @@ fn signature(device: &File, size: u64) -> Result<Option<Content>> {
         return Ok(Some(Content::Known { name: "MBR partition table", class: Class::PartitionTable }));
     }
     Ok(None)
+}
+
+/// Makes a backing file's holes mean something: what was written to the device and is only in its page cache has no
+/// extent in the file yet, and where the file ends before the device nothing is known.
+fn settle(device: &File, file: &File, size: u64) -> Result<()> {
+    let refused = |what: String| Error::Refused(format!("{what}; not formatting what may hold data"));
+    device
+        .sync_all()
+        .map_err(|e| refused(format!("the device could not be flushed to its backing file: {e}")))?;
+    let has =
+        file.metadata().map_err(|e| refused(format!("the backing file could not be looked at: {e}")))?.len();
+    if has < size {
+        return Err(refused(format!("the backing file has {has} bytes, its device {size}")));
+    }
+    Ok(())
 }
 
 /// Where a sparse file has data (lseek(2), SEEK_DATA). A file system that cannot tell says that all of it is data.
