@@ -1,5 +1,8 @@
+use std::os::unix::fs::FileExt as _;
+
 use provisioners::Access;
 
+use super::super::grow::fs_size;
 use super::*;
 
 fn volume(formatted: Option<&str>, formatting: bool) -> NodeVolume {
@@ -73,7 +76,89 @@ fn only_offered_file_systems_are_taken() {
 #[test]
 fn options_that_name_a_path_are_refused() {
     let tools = Tools::find(std::time::Duration::from_secs(1));
-    let options = ["/dev/sda".to_owned()];
-    let wish = Wish { device: Path::new("/nonexistent"), fs: "ext4", options: &options };
-    assert_eq!(mkfs(&tools, &Ctx::new(), &wish, false).unwrap_err().label(), "invalid");
+    for (fs, option) in [
+        ("ext4", "/dev/sda"),
+        ("btrfs", "dev/sda"),
+        ("btrfs", "../dev/sda"),
+        ("xfs", "logdev=/dev/sda,size=64m"),
+        ("xfs", "-llogdev=/dev/sda"),
+        ("ext4", "device=/dev/sda"),
+        ("ext4", "a\0b"),
+    ] {
+        let options = [option.to_owned()];
+        let wish = Wish { device: Path::new("/nonexistent"), fs, options: &options };
+        let error = mkfs(&tools, &Ctx::new(), &wish, false).unwrap_err();
+        assert_eq!(error.label(), "invalid", "{option}: {error}");
+    }
+}
+
+/// Makes a file system in a sparse file of `size` bytes, if its mkfs is installed.
+fn make(fs: &str, size: u64, options: &[&str]) -> Option<(tempfile::NamedTempFile, Result<()>)> {
+    let tools = Tools::find(std::time::Duration::from_secs(60));
+    let program = SUPPORTED.iter().zip(["mkfs.ext4", "mkfs.xfs", "mkfs.btrfs"]).find(|(s, _)| **s == fs)?.1;
+    if let Err(missing) = tools.path(program) {
+        eprintln!("skip: {missing}");
+        return None;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(size).unwrap();
+    let options: Vec<_> = options.iter().map(|&o| o.to_owned()).collect();
+    let made = mkfs(&tools, &Ctx::new(), &Wish { device: file.path(), fs, options: &options }, false);
+    Some((file, made))
+}
+
+#[test]
+fn each_file_system_is_made_with_its_options_and_tells_its_size() {
+    for (fs, size, options) in [
+        ("ext4", 64 << 20, &["-b", "1024", "-L", "data"][..]),
+        ("ext4", 64 << 20, &["-b", "4096", "-O", "^64bit"]),
+        ("ext4", 64 << 20, &["-O", "^has_journal"]),
+        ("xfs", 310 << 20, &["-m", "reflink=0"]),
+        ("xfs", 310 << 20, &["-b", "size=1024"]),
+        ("btrfs", 128 << 20, &["-m", "single"]),
+    ] {
+        let Some((file, made)) = make(fs, size, options) else { continue };
+        made.unwrap();
+        assert_eq!(fs_size(file.as_file(), fs).unwrap(), Some(size), "{fs} {options:?}");
+        let content = probe(file.as_file(), size, Some(file.as_file())).unwrap();
+        assert_eq!(plan(&content, fs, &volume(Some(fs), false), false, "v").unwrap(), Plan::Mount);
+    }
+}
+
+#[test]
+fn a_size_beyond_32_bits_of_blocks_is_read_whole() {
+    let size = 17 << 40;
+    let file = tempfile::tempfile().unwrap();
+    let mut superblock = [0; 1024];
+    superblock[0x38..0x3a].copy_from_slice(b"\x53\xef");
+    superblock[0x18] = 2;
+    superblock[0x60] = 0x80;
+    superblock[0x04..0x08]
+        .copy_from_slice(&u32::try_from((size >> 12) & 0xffff_ffff_u64).unwrap().to_le_bytes());
+    superblock[0x150..0x154].copy_from_slice(&u32::try_from(size >> 44).unwrap().to_le_bytes());
+    file.write_all_at(&superblock, 1024).unwrap();
+    assert_eq!(fs_size(&file, "ext4").unwrap(), Some(size));
+    assert_eq!(fs_size(&file, "vfat").unwrap(), None);
+}
+
+#[test]
+fn a_mkfs_that_makes_nothing_or_another_kind_is_an_error() {
+    for (fs, options, word) in [
+        ("ext4", &["-n"][..], "holds nothing"),
+        ("ext4", &["-t", "ext3"], "ext3"),
+        ("xfs", &["-N"], "holds nothing"),
+    ] {
+        let Some((_file, made)) = make(fs, 310 << 20, options) else { continue };
+        let error = made.unwrap_err();
+        assert_eq!(error.label(), "invalid", "{error}");
+        assert!(error.to_string().contains(word) && error.to_string().contains("mkfsOptions"), "{error}");
+    }
+}
+
+#[test]
+fn a_failed_mkfs_tells_what_it_wrote() {
+    let Some((_file, made)) = make("xfs", 310 << 20, &["--no-such-option"]) else { return };
+    let error = made.unwrap_err().to_string();
+    assert!(error.contains("mkfs.xfs failed with exit code"), "{error}");
+    assert!(error.contains("mkfs.xfs: unrecognized option '--no-such-option'"), "{error}");
 }
