@@ -104,7 +104,7 @@ fn blank_devices_of_odd_sizes() {
     for size in [0, 512, 1024, 4096 + 512, 300 << 20] {
         assert_eq!(look(&image(size, &[])), Content::Blank, "{size} bytes");
     }
-    assert_eq!(look(&image(1 << 20, &[(0, &[0; 1 << 20])])), Content::Blank, "written zeros");
+    assert_eq!(look(&image(1 << 20, &[(0, &vec![0; 1 << 20])])), Content::Blank, "written zeros");
 }
 
 #[test]
