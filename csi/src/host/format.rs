@@ -48,6 +48,10 @@ pub fn plan(content: &Content, fs: &str, volume: &NodeVolume, read_only: bool, i
         Content::Known { name, .. } if *name == fs => {
             Ok(if volume.formatted.is_some() { Plan::Mount } else { Plan::Accept })
         }
+        // Inside a file system that we made, another's signature is what somebody keeps in a file.
+        Content::Known { inside: Some(own), .. } if *own == fs && volume.formatted.as_deref() == Some(fs) => {
+            Ok(Plan::Mount)
+        }
         Content::Known { class, .. } => {
             let hint =
                 if *class == Class::FileSystem { "; set fsType to it, or use another volume" } else { "" };

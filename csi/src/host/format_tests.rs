@@ -18,7 +18,7 @@ fn volume(formatted: Option<&str>, formatting: bool) -> NodeVolume {
 }
 
 fn fs(name: &'static str) -> Content {
-    Content::Known { name, class: Class::FileSystem }
+    Content::Known { name, class: Class::FileSystem, inside: None }
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn the_wanted_file_system_is_mounted() {
 
 #[test]
 fn anything_else_is_refused_by_name() {
-    let luks = Content::Known { name: "LUKS", class: Class::Container };
+    let luks = Content::Known { name: "LUKS", class: Class::Container, inside: None };
     for (content, word) in [(fs("ext4"), "ext4"), (luks, "LUKS")] {
         for formatting in [false, true] {
             let error = plan(&content, "xfs", &volume(None, formatting), false, "v").unwrap_err();
@@ -123,6 +123,39 @@ fn each_file_system_is_made_with_its_options_and_tells_its_size() {
         let content = probe(file.as_file(), size, Some(file.as_file())).unwrap();
         assert_eq!(plan(&content, fs, &volume(Some(fs), false), false, "v").unwrap(), Plan::Mount);
     }
+}
+
+#[test]
+fn a_signature_in_a_file_of_a_volume_that_was_formatted_is_its_data() {
+    for (fs, offset) in [("xfs", 0x4_0000), ("ext4", 0x10_0000), ("xfs", (310 << 20) - 0x2000)] {
+        let magic: &[u8] = if offset > 0x10_0000 { b"\xfc\x4e\x2b\xa9" } else { b"SKUL\xba\xbe" };
+        let Some((file, made)) = make(fs, 310 << 20, &[]) else { continue };
+        made.unwrap();
+        file.as_file().write_all_at(magic, offset).unwrap();
+        let content = probe(file.as_file(), 310 << 20, Some(file.as_file())).unwrap();
+        let plan = |v: &NodeVolume, fs| plan(&content, fs, v, false, "v");
+        assert_eq!(plan(&volume(Some(fs), false), fs).unwrap(), Plan::Mount, "{fs} {offset}");
+        // Whose volume it is must be known, and which file system: else it may be the other way round.
+        for (formatted, formatting, wanted) in
+            [(None, false, fs), (None, true, fs), (Some("btrfs"), false, fs), (Some(fs), false, "btrfs")]
+        {
+            let error = plan(&volume(formatted, formatting), wanted).unwrap_err().to_string();
+            assert!(error.contains("not formatting"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_raid_member_is_not_mounted_though_its_file_system_shows() {
+    let Some((file, made)) = make("ext4", 64 << 20, &[]) else { return };
+    made.unwrap();
+    // The device is larger than what it holds: RAID keeps its superblock after the end.
+    let size = 65 << 20;
+    file.as_file().set_len(size).unwrap();
+    file.as_file().write_all_at(b"\xfc\x4e\x2b\xa9", size - 0x2000).unwrap();
+    let content = probe(file.as_file(), size, Some(file.as_file())).unwrap();
+    let error = plan(&content, "ext4", &volume(Some("ext4"), false), false, "v").unwrap_err().to_string();
+    assert!(error.contains("Linux RAID (1.0)"), "{error}");
 }
 
 #[test]

@@ -7,12 +7,15 @@ use provisioners::{Error, Result};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+use super::grow;
 use super::signatures::{self, Class, SIGNATURES};
 
 /// Head and tail that are always read, in bytes.
 const ENDS: u64 = 4 << 20;
 /// A device up to this size is read whole when nothing tells where its holes are.
 const WHOLE: u64 = 256 << 20;
+/// Before this byte ext4 and xfs keep only their own tables.
+const FILES: u64 = 8 << 10;
 const CHUNK: usize = 256 << 10;
 
 /// What a device holds.
@@ -26,6 +29,9 @@ pub enum Content {
         name: &'static str,
         /// Which kind of thing that is.
         class: Class,
+        /// The file system whose superblock is there, too, when the signature stands where that keeps its files: the
+        /// one may be what the other holds, such as an image of a LUKS device in a file.
+        inside: Option<&'static str>,
     },
     /// Bytes that are not zero and that we do not know.
     Unknown {
@@ -41,7 +47,7 @@ impl Content {
     pub fn describe(&self) -> String {
         match self {
             Self::Blank => "nothing".into(),
-            Self::Known { name, class: Class::FileSystem } => format!("a file system ({name})"),
+            Self::Known { name, class: Class::FileSystem, .. } => format!("a file system ({name})"),
             Self::Known { name, .. } => (*name).into(),
             Self::Unknown { offset, bytes } => format!("unknown data at byte {offset} ({bytes})"),
         }
@@ -83,18 +89,37 @@ fn signature(device: &File, size: u64) -> Result<Option<Content>> {
         let mut bytes = vec![0; s.magic.len()];
         read(device, offset, &mut bytes)?;
         if bytes == s.magic {
-            return Ok(Some(Content::Known { name: s.name, class: s.class }));
+            return Ok(Some(Content::Known {
+                name: s.name,
+                class: s.class,
+                inside: around(device, size, offset)?,
+            }));
         }
     }
     let mut head = vec![0; usize::try_from(size.min(2048)).unwrap_or(2048)];
     read(device, 0, &mut head)?;
     if let Some(name) = head.get(1024..).and_then(signatures::ext) {
-        return Ok(Some(Content::Known { name, class: Class::FileSystem }));
+        return Ok(Some(Content::Known { name, class: Class::FileSystem, inside: None }));
     }
     if signatures::is_mbr(&head) {
-        return Ok(Some(Content::Known { name: "MBR partition table", class: Class::PartitionTable }));
+        let (name, class) = ("MBR partition table", Class::PartitionTable);
+        return Ok(Some(Content::Known { name, class, inside: None }));
     }
     Ok(None)
+}
+
+/// The file system of ours that a device begins with, if `offset` is among what that holds, by the size in its
+/// superblock: RAID and GPT stand after the end of what they hold.
+fn around(device: &File, size: u64, offset: u64) -> Result<Option<&'static str>> {
+    if !(FILES..size).contains(&offset) {
+        return Ok(None);
+    }
+    let mut head = [0; 2048];
+    read(device, 0, &mut head)?;
+    let fs = if head.starts_with(b"XFSB") { Some("xfs") } else { signatures::ext(&head[1024..]) };
+    let Some(fs) = fs else { return Ok(None) };
+    let held = grow::fs_size(device, fs)?.is_some_and(|end| offset < end);
+    Ok(held.then_some(fs))
 }
 
 /// Makes a backing file's holes mean something: what was written to the device and is only in its page cache has no
