@@ -16,6 +16,10 @@ const ENDS: u64 = 4 << 20;
 const WHOLE: u64 = 256 << 20;
 /// Before this byte ext4 and xfs keep only their own tables.
 const FILES: u64 = 8 << 10;
+/// Before this byte btrfs keeps only its superblock.
+const BTRFS_FILES: u64 = 1 << 20;
+/// Where ext2, ext3 and ext4 have their superblock.
+const EXT_SUPERBLOCK: std::ops::Range<u64> = 1024..2048;
 const CHUNK: usize = 256 << 10;
 
 /// What a device holds.
@@ -81,24 +85,24 @@ pub fn probe(device: &File, size: u64, backing: Option<&File>) -> Result<Content
 }
 
 fn signature(device: &File, size: u64) -> Result<Option<Content>> {
+    let mut head = vec![0; usize::try_from(size.min(2048)).unwrap_or(2048)];
+    read(device, 0, &mut head)?;
+    let ext = head.get(1024..).and_then(signatures::ext);
     for s in SIGNATURES {
         let Some(offset) = s.at.offset(size) else { continue };
-        if offset + s.magic.len() as u64 > size {
+        // What others have in these bytes, ext4 has its counts of inodes and blocks in.
+        let counts = ext.is_some() && s.class == Class::FileSystem && EXT_SUPERBLOCK.contains(&offset);
+        if counts || offset + s.magic.len() as u64 > size {
             continue;
         }
         let mut bytes = vec![0; s.magic.len()];
         read(device, offset, &mut bytes)?;
         if bytes == s.magic {
-            return Ok(Some(Content::Known {
-                name: s.name,
-                class: s.class,
-                inside: around(device, size, offset)?,
-            }));
+            let inside = around(device, &head, ext, size, offset)?;
+            return Ok(Some(Content::Known { name: s.name, class: s.class, inside }));
         }
     }
-    let mut head = vec![0; usize::try_from(size.min(2048)).unwrap_or(2048)];
-    read(device, 0, &mut head)?;
-    if let Some(name) = head.get(1024..).and_then(signatures::ext) {
+    if let Some(name) = ext {
         return Ok(Some(Content::Known { name, class: Class::FileSystem, inside: None }));
     }
     if signatures::is_mbr(&head) {
@@ -110,16 +114,30 @@ fn signature(device: &File, size: u64) -> Result<Option<Content>> {
 
 /// The file system of ours that a device begins with, if `offset` is among what that holds, by the size in its
 /// superblock: RAID and GPT stand after the end of what they hold.
-fn around(device: &File, size: u64, offset: u64) -> Result<Option<&'static str>> {
-    if !(FILES..size).contains(&offset) {
+fn around(
+    device: &File,
+    head: &[u8],
+    ext: Option<&'static str>,
+    size: u64,
+    offset: u64,
+) -> Result<Option<&'static str>> {
+    let (fs, files) = if head.starts_with(b"XFSB") {
+        ("xfs", FILES)
+    } else if let Some(ext) = ext {
+        (ext, FILES)
+    } else if size >= BTRFS_FILES {
+        let mut magic = [0; 8];
+        read(device, 0x1_0040, &mut magic)?;
+        if &magic != b"_BHRfS_M" {
+            return Ok(None);
+        }
+        ("btrfs", BTRFS_FILES)
+    } else {
         return Ok(None);
-    }
-    let mut head = [0; 2048];
-    read(device, 0, &mut head)?;
-    let fs = if head.starts_with(b"XFSB") { Some("xfs") } else { signatures::ext(&head[1024..]) };
-    let Some(fs) = fs else { return Ok(None) };
-    let held = grow::fs_size(device, fs)?.is_some_and(|end| offset < end);
-    Ok(held.then_some(fs))
+    };
+    // A superblock that cannot be right holds nothing.
+    let end = if offset < files { None } else { grow::fs_size(device, fs)? };
+    Ok(end.is_some_and(|end| offset < end && end <= size).then_some(fs))
 }
 
 /// Makes a backing file's holes mean something: what was written to the device and is only in its page cache has no
