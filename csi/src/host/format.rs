@@ -44,6 +44,7 @@ pub enum Plan {
 pub fn plan(content: &Content, fs: &str, volume: &NodeVolume, read_only: bool, id: &str) -> Result<Plan> {
     let interrupted = volume.formatting && volume.formatted.is_none();
     match content {
+        Content::Known { name, .. } if *name == fs && interrupted && read_only => Err(unfinished(id, fs)),
         Content::Known { name, .. } if *name == fs && interrupted => Ok(Plan::Format { force: true }),
         Content::Known { name, .. } if *name == fs => {
             Ok(if volume.formatted.is_some() { Plan::Mount } else { Plan::Accept })
@@ -60,6 +61,7 @@ pub fn plan(content: &Content, fs: &str, volume: &NodeVolume, read_only: bool, i
                 content.describe()
             )))
         }
+        Content::Unknown { .. } if interrupted && read_only => Err(unfinished(id, fs)),
         Content::Unknown { .. } if interrupted => Ok(Plan::Format { force: true }),
         Content::Unknown { .. } => Err(Error::Refused(format!(
             "volume {id} holds {}; not formatting what may hold data. If it is worth nothing, delete the volume",
@@ -67,6 +69,13 @@ pub fn plan(content: &Content, fs: &str, volume: &NodeVolume, read_only: bool, i
         ))),
         Content::Blank => blank(fs, volume, read_only, id, interrupted),
     }
+}
+
+fn unfinished(id: &str, fs: &str) -> Error {
+    Error::Refused(format!(
+        "volume {id}: making its {fs} was interrupted, and a read-only stage does not make it again; stage it \
+         read-write once"
+    ))
 }
 
 fn blank(fs: &str, volume: &NodeVolume, read_only: bool, id: &str, interrupted: bool) -> Result<Plan> {

@@ -54,6 +54,15 @@ fn unknown_data_is_refused_unless_it_is_our_own_unfinished_format() {
 }
 
 #[test]
+fn a_read_only_stage_does_not_finish_a_format() {
+    let unknown = Content::Unknown { offset: 4096, bytes: "de ad".into() };
+    for content in [fs("xfs"), unknown, Content::Blank] {
+        let error = plan(&content, "xfs", &volume(None, true), true, "v").unwrap_err();
+        assert_eq!(error.label(), "refused", "{content:?}");
+    }
+}
+
+#[test]
 fn blank_is_formatted_once() {
     let plan = |v: &NodeVolume, read_only| plan(&Content::Blank, "xfs", v, read_only, "v");
     assert_eq!(plan(&volume(None, false), false).unwrap(), Plan::Format { force: false });

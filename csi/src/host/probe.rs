@@ -8,7 +8,7 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::grow;
-use super::signatures::{self, Class, SIGNATURES};
+use super::signatures::{self, Class, SIGNATURES, ZFS_RING};
 
 /// Head and tail that are always read, in bytes.
 const ENDS: u64 = 4 << 20;
@@ -104,6 +104,13 @@ fn signature(device: &File, size: u64) -> Result<Option<Content>> {
     }
     if let Some(name) = ext {
         return Ok(Some(Content::Known { name, class: Class::FileSystem, inside: None }));
+    }
+    if size >= ZFS_RING.end {
+        let mut ring = vec![0; usize::try_from(ZFS_RING.end - ZFS_RING.start).unwrap_or_default()];
+        read(device, ZFS_RING.start, &mut ring)?;
+        if signatures::is_zfs_ring(&ring) {
+            return Ok(Some(Content::Known { name: "ZFS", class: Class::Container, inside: None }));
+        }
     }
     if signatures::is_mbr(&head) {
         let (name, class) = ("MBR partition table", Class::PartitionTable);

@@ -100,6 +100,18 @@ fn an_mbr_needs_a_plausible_partition() {
 }
 
 #[test]
+fn a_zfs_label_is_told_by_any_slot_of_its_ring() {
+    for magic in [b"\x0c\xb1\xba\0\0\0\0\0", b"\0\0\0\0\0\xba\xb1\x0c"] {
+        for slot in [1, 8, 77, 127] {
+            let found = look(&image(1 << 20, &[(ZFS_RING.start + slot * 1024, magic)]));
+            assert_eq!(found.describe(), "ZFS", "slot {slot}");
+        }
+        let beyond = look(&image(1 << 20, &[(ZFS_RING.end, magic)]));
+        assert!(matches!(beyond, Content::Unknown { .. }), "{beyond:?}");
+    }
+}
+
+#[test]
 fn blank_devices_of_odd_sizes() {
     for size in [0, 512, 1024, 4096 + 512, 300 << 20] {
         assert_eq!(look(&image(size, &[])), Content::Blank, "{size} bytes");
