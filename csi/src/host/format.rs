@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{Seek as _, SeekFrom};
 use std::path::Path;
 
 use provisioners::{Ctx, Error, NodeVolume, Result};
 
-use super::probe::Content;
+use super::probe::{Content, probe};
 use super::runner::Tools;
 use super::signatures::Class;
 
@@ -43,9 +44,14 @@ pub enum Plan {
 pub fn plan(content: &Content, fs: &str, volume: &NodeVolume, read_only: bool, id: &str) -> Result<Plan> {
     let interrupted = volume.formatting && volume.formatted.is_none();
     match content {
+        Content::Known { name, .. } if *name == fs && interrupted && read_only => Err(unfinished(id, fs)),
         Content::Known { name, .. } if *name == fs && interrupted => Ok(Plan::Format { force: true }),
         Content::Known { name, .. } if *name == fs => {
             Ok(if volume.formatted.is_some() { Plan::Mount } else { Plan::Accept })
+        }
+        // Inside a file system that we made, another's signature is what somebody keeps in a file.
+        Content::Known { inside: Some(own), .. } if *own == fs && volume.formatted.as_deref() == Some(fs) => {
+            Ok(Plan::Mount)
         }
         Content::Known { class, .. } => {
             let hint =
@@ -55,6 +61,7 @@ pub fn plan(content: &Content, fs: &str, volume: &NodeVolume, read_only: bool, i
                 content.describe()
             )))
         }
+        Content::Unknown { .. } if interrupted && read_only => Err(unfinished(id, fs)),
         Content::Unknown { .. } if interrupted => Ok(Plan::Format { force: true }),
         Content::Unknown { .. } => Err(Error::Refused(format!(
             "volume {id} holds {}; not formatting what may hold data. If it is worth nothing, delete the volume",
@@ -62,6 +69,13 @@ pub fn plan(content: &Content, fs: &str, volume: &NodeVolume, read_only: bool, i
         ))),
         Content::Blank => blank(fs, volume, read_only, id, interrupted),
     }
+}
+
+fn unfinished(id: &str, fs: &str) -> Error {
+    Error::Refused(format!(
+        "volume {id}: making its {fs} was interrupted, and a read-only stage does not make it again; stage it \
+         read-write once"
+    ))
 }
 
 fn blank(fs: &str, volume: &NodeVolume, read_only: bool, id: &str, interrupted: bool) -> Result<Plan> {
@@ -89,7 +103,8 @@ pub struct Wish<'a> {
     pub options: &'a [String],
 }
 
-/// Makes the file system and has it written to the device. Whether it may is [`plan`]'s to say.
+/// Makes the file system, has it written to the device and looks that it is there. Whether it may is [`plan`]'s to
+/// say. An option with a path, and one with which mkfs makes something else or nothing, is [`Error::Invalid`].
 pub fn mkfs(tools: &Tools, ctx: &Ctx, wish: &Wish<'_>, force: bool) -> Result<()> {
     let (program, defaults): (_, &[&str]) = match wish.fs {
         // No discard: the device is blank. Tables are initialised later, by the kernel.
@@ -98,7 +113,9 @@ pub fn mkfs(tools: &Tools, ctx: &Ctx, wish: &Wish<'_>, force: bool) -> Result<()
         "btrfs" => ("mkfs.btrfs", &["-q", "-K"]),
         other => return Err(Error::Internal(format!("no mkfs for {other}"))),
     };
-    if let Some(bad) = wish.options.iter().find(|o| o.starts_with('/') || o.contains('\0')) {
+    // A path anywhere: `/dev/x` and `dev/x` are devices to mkfs.btrfs, `logdev=/dev/x` and `device=/dev/x` to others,
+    // and mkfs overwrites them.
+    if let Some(bad) = wish.options.iter().find(|o| o.contains(['/', '\0'])) {
         let problem = format!("{bad:?} is no option for {program}; paths are not allowed");
         return Err(Error::invalid("parameters[\"mkfsOptions\"]", problem));
     }
@@ -108,9 +125,36 @@ pub fn mkfs(tools: &Tools, ctx: &Ctx, wish: &Wish<'_>, force: bool) -> Result<()
     }
     args.extend(wish.options.iter().map(OsStr::new));
     args.push(wish.device.as_os_str());
-    tools.must(ctx, program, &args)?;
+    let output = tools.run(ctx, program, &args)?;
+    if output.code != Some(0) {
+        // mkfs.xfs says what is wrong first, and its whole usage after it.
+        let first = output.stderr.trim().lines().next().unwrap_or_default();
+        let end = output.failure(program);
+        let text = if end.contains(first) { end } else { format!("{end} (it began with: {first})") };
+        return Err(Error::Internal(text));
+    }
+    written(wish, program)
+}
+
+/// The new file system is on the device, and is the one asked for. Options such as `-n` make mkfs succeed and write
+/// nothing, others make an older kind; noted as formatted, the volume could never be used.
+fn written(wish: &Wish<'_>, program: &str) -> Result<()> {
     let doing = || format!("writing the new file system to {}", wish.device.display());
-    File::open(wish.device).and_then(|device| device.sync_all()).map_err(|e| Error::io(doing(), e))
+    let mut device = File::open(wish.device).map_err(|e| Error::io(doing(), e))?;
+    device.sync_all().map_err(|e| Error::io(doing(), e))?;
+    let size = device.seek(SeekFrom::End(0)).map_err(|e| Error::io(doing(), e))?;
+    let content = probe(&device, size, None)?;
+    if matches!(content, Content::Known { name, .. } if name == wish.fs) {
+        return Ok(());
+    }
+    let problem = format!(
+        "{program} with {:?} reported success, but {} holds {}, not {}; remove the option that does this",
+        wish.options.join(" "),
+        wish.device.display(),
+        content.describe(),
+        wish.fs
+    );
+    Err(Error::invalid("parameters[\"mkfsOptions\"]", problem))
 }
 
 #[cfg(test)]

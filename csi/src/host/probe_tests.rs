@@ -1,9 +1,36 @@
 use std::io::{Seek as _, Write as _};
+use std::path::PathBuf;
 use std::process::Command;
 
 use proptest::prelude::*;
 
+use super::super::loopdev;
 use super::*;
+
+/// A loop device over a sparse file; detached on drop.
+struct Loop {
+    device: PathBuf,
+    backing: tempfile::NamedTempFile,
+}
+
+impl Loop {
+    /// `None`, and why, when this process is not root.
+    fn new(size: u64) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skip: loop devices need root");
+            return None;
+        }
+        let backing = tempfile::NamedTempFile::new().unwrap();
+        backing.as_file().set_len(size).unwrap();
+        Some(Self { device: loopdev::attach(backing.path(), false).unwrap(), backing })
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = loopdev::detach(&self.device);
+    }
+}
 
 /// A sparse file with some bytes written at offsets.
 fn image(size: u64, writes: &[(u64, &[u8])]) -> File {
@@ -73,6 +100,18 @@ fn an_mbr_needs_a_plausible_partition() {
 }
 
 #[test]
+fn a_zfs_label_is_told_by_any_slot_of_its_ring() {
+    for magic in [b"\x0c\xb1\xba\0\0\0\0\0", b"\0\0\0\0\0\xba\xb1\x0c"] {
+        for slot in [1, 8, 77, 127] {
+            let found = look(&image(1 << 20, &[(ZFS_RING.start + slot * 1024, magic)]));
+            assert_eq!(found.describe(), "ZFS", "slot {slot}");
+        }
+        let beyond = look(&image(1 << 20, &[(ZFS_RING.end, magic)]));
+        assert!(matches!(beyond, Content::Unknown { .. }), "{beyond:?}");
+    }
+}
+
+#[test]
 fn blank_devices_of_odd_sizes() {
     for size in [0, 512, 1024, 4096 + 512, 300 << 20] {
         assert_eq!(look(&image(size, &[])), Content::Blank, "{size} bytes");
@@ -101,6 +140,30 @@ fn what_cannot_be_read_is_refused_and_not_blank() {
             && error.to_string().contains("not formatting")
     );
     file.flush().unwrap();
+}
+
+#[test]
+fn what_a_device_has_not_written_to_its_file_yet_is_not_blank() {
+    let size = 1 << 30;
+    let Some(bench) = Loop::new(size) else { return };
+    let writer = File::options().write(true).open(&bench.device).unwrap();
+    // In the page cache of the device alone: its file still has a hole there.
+    writer.write_all_at(&[9; 512], size / 2).unwrap();
+    let found = probe(&File::open(&bench.device).unwrap(), size, Some(bench.backing.as_file())).unwrap();
+    assert!(matches!(found, Content::Unknown { offset, .. } if offset == size / 2), "{found:?}");
+    drop(writer);
+}
+
+#[test]
+fn a_device_longer_than_its_file_is_refused() {
+    let Some(bench) = Loop::new(64 << 20) else { return };
+    // Signatures at the end are read first, so the refusal may be for those; neither way is it blank.
+    bench.backing.as_file().set_len(1 << 20).unwrap();
+    let device = File::open(&bench.device).unwrap();
+    let error = probe(&device, 64 << 20, Some(bench.backing.as_file())).unwrap_err();
+    assert_eq!(error.label(), "refused", "{error}");
+    let error = settle(&device, bench.backing.as_file(), 64 << 20).unwrap_err().to_string();
+    assert!(error.contains("has 1048576 bytes, its device 67108864"), "{error}");
 }
 
 proptest! {

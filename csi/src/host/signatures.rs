@@ -70,6 +70,8 @@ pub const SIGNATURES: &[Signature] = &[
     at(0x4_0000, "LUKS2 (secondary header)", Container, b"SKUL\xba\xbe"),
     at(0x8_0000, "LUKS2 (secondary header)", Container, b"SKUL\xba\xbe"),
     at(0x10_0000, "LUKS2 (secondary header)", Container, b"SKUL\xba\xbe"),
+    at(0x20_0000, "LUKS2 (secondary header)", Container, b"SKUL\xba\xbe"),
+    at(0x40_0000, "LUKS2 (secondary header)", Container, b"SKUL\xba\xbe"),
     at(0, "LVM2 physical volume", Container, b"LABELONE"),
     at(512, "LVM2 physical volume", Container, b"LABELONE"),
     at(1024, "LVM2 physical volume", Container, b"LABELONE"),
@@ -91,6 +93,7 @@ pub const SIGNATURES: &[Signature] = &[
     at(4096 - 10, "swap space", Swap, b"SWAPSPACE2"),
     at(8192 - 10, "swap space", Swap, b"SWAPSPACE2"),
     at(16384 - 10, "swap space", Swap, b"SWAPSPACE2"),
+    at(32768 - 10, "swap space", Swap, b"SWAPSPACE2"),
     at(65536 - 10, "swap space", Swap, b"SWAPSPACE2"),
     at(0, "xfs", FileSystem, b"XFSB"),
     at(0x1_0040, "btrfs", FileSystem, b"_BHRfS_M"),
@@ -127,6 +130,19 @@ pub fn ext(superblock: &[u8]) -> Option<&'static str> {
         "ext3"
     } else {
         "ext2"
+    })
+}
+
+/// Where a ZFS label keeps its ring of uberblocks (the on-disk format, 1.3), in bytes.
+pub const ZFS_RING: std::ops::Range<u64> = 0x2_0000..0x4_0000;
+
+/// Whether the bytes of [`ZFS_RING`] have an uberblock of either byte order. A slot is 1 KiB or a larger power of two,
+/// and a young pool has filled only some.
+pub fn is_zfs_ring(ring: &[u8]) -> bool {
+    const MAGIC: u64 = 0x00ba_b10c;
+    ring.chunks_exact(1024).any(|slot| {
+        let (little, big) = (MAGIC.to_le_bytes(), MAGIC.to_be_bytes());
+        slot.starts_with(&little) || slot.starts_with(&big)
     })
 }
 
