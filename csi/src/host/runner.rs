@@ -134,9 +134,11 @@ impl Output {
     }
 }
 
-/// A command with nothing of our environment, in a process group of its own.
+/// A command with nothing of our environment, in a process group of its own. It works in a directory that has no file,
+/// so that no argument can name one by a bare word.
 pub fn command(path: &Path) -> Command {
     let mut command = Command::new(path);
+    command.current_dir("/sys");
     command.env_clear().env("LC_ALL", "C").env("PATH", DIRS.join(":")).process_group(0);
     command
 }
