@@ -216,3 +216,43 @@ fn the_documents_have_the_tables_of_the_code() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_operation_is_named_joined_and_waited_for_at_the_end() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let mut process = Process::start(scratch.path(), &local_config(scratch.path(), ""))?;
+    let mut clients = process.clients().await?;
+    let id = "default:large";
+    clients.controller.create_volume(ask::create("large", 512 << 20, ask::block())).await?;
+    // Data that a copy has to read and write, so that it takes a while.
+    fs::write(scratch.path().join("volumes/large/disk.img"), vec![0xa5; 512 << 20])?;
+    // One that meets the other wish below is told so, and repeats, as a sidecar does.
+    let snapshot = |mut controller: pb::controller_client::ControllerClient<_>| {
+        tokio::spawn(async move {
+            loop {
+                match controller.create_snapshot(ask::snapshot(id, "s")).await {
+                    Err(status) if status.code() == tonic::Code::Aborted => {}
+                    other => break other,
+                }
+            }
+        })
+    };
+    let (first, joined) = (snapshot(clients.controller.clone()), snapshot(clients.controller.clone()));
+    let mut told = String::new();
+    while told.is_empty() && !first.is_finished() {
+        // A wish that changes nothing when it meets no running operation.
+        if let Err(status) = clients.controller.controller_expand_volume(ask::expand(id, 1)).await {
+            ensure!(status.code() == tonic::Code::Aborted, "{status}");
+            told = status.message().to_owned();
+        }
+    }
+    ensure!(told.contains("CreateSnapshot has been running for") && told.contains("stage: "), "{told:?}");
+    let mut hasty = tonic::Request::new(ask::snapshot(id, "s"));
+    hasty.set_timeout(std::time::Duration::from_millis(20));
+    let late = clients.controller.create_snapshot(hasty).await.err().map(|status| status.code());
+    ensure!(matches!(late, Some(tonic::Code::DeadlineExceeded | tonic::Code::Cancelled)), "{late:?}");
+    ensure!(process.terminate()? == Some(0), "{}", process.log_tail());
+    let (first, joined) = (first.await??.into_inner(), joined.await??.into_inner());
+    ensure!(first == joined && first.snapshot.is_some_and(|s| s.ready_to_use));
+    Ok(())
+}
