@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use csi_proto::v1 as pb;
-use provisioners::{Capability, Error, NodeAccess, NodeRequest, NodeVolume, Result, Secrets, VolumeId};
+use provisioners::{
+    Capability, Error, NodeAccess, NodeRequest, NodeVolume, Result, Secrets, StringMap, VolumeId,
+};
 use tokio::runtime::Handle;
 
 use crate::convert::{self, bytes};
@@ -26,13 +28,7 @@ impl Service {
         let publish_context = request.publish_context.clone();
         let holds = vec![Hold::Exclusive(key(&id))];
         self.single("NodeStageVolume", &request, holds, |ctx| async move {
-            let wish = NodeRequest {
-                id: &id,
-                context: &context,
-                publish_context: &publish_context,
-                secrets: &secrets,
-            };
-            let volume = service.backend.node.access(&wish).await?;
+            let volume = service.access(&id, &context, &publish_context, &secrets).await?;
             let log = Log { node: service.backend.node.clone(), id: id.clone(), runtime: Handle::current() };
             blocking(move || {
                 let wish =
@@ -80,13 +76,7 @@ impl Service {
         let publish_context = request.publish_context.clone();
         let holds = vec![Hold::Shared(key(&id)), Hold::Exclusive(format!("path {}", target.display()))];
         self.single("NodePublishVolume", &request, holds, |ctx| async move {
-            let wish = NodeRequest {
-                id: &id,
-                context: &context,
-                publish_context: &publish_context,
-                secrets: &secrets,
-            };
-            let volume = service.backend.node.access(&wish).await?;
+            let volume = service.access(&id, &context, &publish_context, &secrets).await?;
             blocking(move || {
                 let (volume, capability) = (&volume, &capability);
                 let wish = PublishRequest {
@@ -175,9 +165,18 @@ impl Service {
 
     /// A volume for a call that brings no context.
     async fn locate(&self, id: &VolumeId) -> Result<NodeVolume> {
-        let (none, secrets) = (provisioners::StringMap::new(), Secrets::default());
-        let wish = NodeRequest { id, context: &none, publish_context: &none, secrets: &secrets };
-        self.backend.node.access(&wish).await
+        let none = StringMap::new();
+        self.access(id, &none, &none, &Secrets::default()).await
+    }
+
+    async fn access(
+        &self,
+        id: &VolumeId,
+        context: &StringMap,
+        publish_context: &StringMap,
+        secrets: &Secrets,
+    ) -> Result<NodeVolume> {
+        self.backend.node.access(&NodeRequest { id, context, publish_context, secrets }).await
     }
 }
 

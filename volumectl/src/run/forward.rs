@@ -4,8 +4,11 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use csi_proto::v1 as pb;
+use pb::controller_client::ControllerClient;
 use pb::controller_service_capability::rpc::Type as Controller;
+use pb::node_client::NodeClient;
 use pb::node_service_capability::rpc::Type as Node;
+use tonic::transport::Channel;
 
 use super::manifests::{Bundle, Claim, Meta, Snapshot, StorageClass};
 use super::plan;
@@ -128,12 +131,10 @@ async fn create(
     let mut bound =
         Bound { claim: claim.metadata.path(), used_as: plan::used_as(capability), ..Bound::default() };
     session.notes.note(&claim.metadata, &bound)?;
-    let call = || {
-        let (mut controller, request) =
-            (session.csi.controller.clone(), session.csi.request(request.clone()));
-        async move { controller.create_volume(request).await }
-    };
-    let answer = session.step(&format!("create {}", bound.claim), call).await?;
+    let call =
+        |mut client: ControllerClient<Channel>, request| async move { client.create_volume(request).await };
+    let answer =
+        session.step(&format!("create {}", bound.claim), &session.csi.controller, &request, call).await?;
     let volume = answer.volume.context("the driver answered without a volume")?;
     (bound.volume_id, bound.capacity_bytes) = (volume.volume_id, volume.capacity_bytes);
     bound.volume_context = volume.volume_context;
@@ -162,12 +163,17 @@ async fn attach(
     };
     bound.node_id = Some(session.node_id.clone());
     session.notes.note(&claim.metadata, bound)?;
-    let call = || {
-        let (mut controller, request) =
-            (session.csi.controller.clone(), session.csi.request(request.clone()));
-        async move { controller.controller_publish_volume(request).await }
+    let call = |mut client: ControllerClient<Channel>, request| async move {
+        client.controller_publish_volume(request).await
     };
-    let answer = session.step(&format!("attach {} to {}", bound.claim, session.node_id), call).await?;
+    let answer = session
+        .step(
+            &format!("attach {} to {}", bound.claim, session.node_id),
+            &session.csi.controller,
+            &request,
+            call,
+        )
+        .await?;
     bound.publish_context = answer.publish_context;
     session.notes.note(&claim.metadata, bound)
 }
@@ -195,11 +201,9 @@ async fn mount(
             secrets: bundle.secrets("node-stage", &class.parameters, &claim.metadata)?,
             volume_context: bound.volume_context.clone(),
         };
-        let call = || {
-            let (mut node, request) = (session.csi.node.clone(), session.csi.request(request.clone()));
-            async move { node.node_stage_volume(request).await }
-        };
-        session.step(&format!("stage {}", bound.claim), call).await?;
+        let call =
+            |mut client: NodeClient<Channel>, request| async move { client.node_stage_volume(request).await };
+        session.step(&format!("stage {}", bound.claim), &session.csi.node, &request, call).await?;
     }
     let target = session.notes.target(&claim.metadata);
     let parent = target.parent().context("the target has no parent")?;
@@ -216,11 +220,11 @@ async fn mount(
         secrets: bundle.secrets("node-publish", &class.parameters, &claim.metadata)?,
         volume_context: bound.volume_context.clone(),
     };
-    let call = || {
-        let (mut node, request) = (session.csi.node.clone(), session.csi.request(request.clone()));
-        async move { node.node_publish_volume(request).await }
-    };
-    session.step(&format!("publish {} at {}", bound.claim, target.display()), call).await?;
+    let call =
+        |mut client: NodeClient<Channel>, request| async move { client.node_publish_volume(request).await };
+    session
+        .step(&format!("publish {} at {}", bound.claim, target.display()), &session.csi.node, &request, call)
+        .await?;
     Ok(())
 }
 
@@ -243,12 +247,11 @@ async fn grow(
         secrets: bundle.secrets("controller-expand", &class.parameters, &claim.metadata)?,
         volume_capability: Some(capability.clone()),
     };
-    let call = || {
-        let (mut controller, request) =
-            (session.csi.controller.clone(), session.csi.request(request.clone()));
-        async move { controller.controller_expand_volume(request).await }
+    let call = |mut client: ControllerClient<Channel>, request| async move {
+        client.controller_expand_volume(request).await
     };
-    let answer = session.step(&format!("expand {}", bound.claim), call).await?;
+    let answer =
+        session.step(&format!("expand {}", bound.claim), &session.csi.controller, &request, call).await?;
     if answer.node_expansion_required && session.node_can(Node::ExpandVolume) {
         let text = |path: &Option<std::path::PathBuf>| {
             path.as_ref().map(|p| p.display().to_string()).unwrap_or_default()
@@ -261,11 +264,10 @@ async fn grow(
             volume_capability: Some(capability.clone()),
             secrets: bundle.secrets("node-expand", &class.parameters, &claim.metadata)?,
         };
-        let call = || {
-            let (mut node, request) = (session.csi.node.clone(), session.csi.request(request.clone()));
-            async move { node.node_expand_volume(request).await }
+        let call = |mut client: NodeClient<Channel>, request| async move {
+            client.node_expand_volume(request).await
         };
-        session.step(&format!("grow {} on the node", bound.claim), call).await?;
+        session.step(&format!("grow {} on the node", bound.claim), &session.csi.node, &request, call).await?;
     }
     bound.capacity_bytes = answer.capacity_bytes;
     session.notes.note(&claim.metadata, bound)
@@ -280,12 +282,11 @@ async fn take(session: &Session, bundle: &Bundle, snapshot: &Snapshot) -> Result
         secrets: bundle.secrets("snapshotter", &parameters, &snapshot.metadata)?,
         parameters: parameters.into_iter().filter(|(k, _)| !k.starts_with("csi.storage.k8s.io/")).collect(),
     };
-    let call = || {
-        let (mut controller, request) =
-            (session.csi.controller.clone(), session.csi.request(request.clone()));
-        async move { controller.create_snapshot(request).await }
-    };
-    let answer = session.step(&format!("snapshot {}", snapshot.metadata.path()), call).await?;
+    let call =
+        |mut client: ControllerClient<Channel>, request| async move { client.create_snapshot(request).await };
+    let answer = session
+        .step(&format!("snapshot {}", snapshot.metadata.path()), &session.csi.controller, &request, call)
+        .await?;
     let made = answer.snapshot.context("the driver answered without a snapshot")?;
     session.notes.note_snapshot(&snapshot.metadata, &made.snapshot_id)
 }

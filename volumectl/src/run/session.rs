@@ -72,13 +72,21 @@ impl Session {
 
     /// Makes a call, and repeats it while the driver says that it should be repeated, until the time is over. Prints
     /// what was done and how long it took.
-    pub async fn step<T, W>(&self, what: &str, call: impl Fn() -> W) -> Result<T>
+    pub async fn step<C, R, T, W>(
+        &self,
+        what: &str,
+        client: &C,
+        request: &R,
+        call: impl Fn(C, tonic::Request<R>) -> W,
+    ) -> Result<T>
     where
+        C: Clone,
+        R: Clone,
         W: Future<Output = Result<tonic::Response<T>, Status>>,
     {
         let (begun, mut pause) = (Instant::now(), Duration::from_millis(50));
         loop {
-            match call().await {
+            match call(client.clone(), self.csi.request(request.clone())).await {
                 Ok(answer) => {
                     anstream::eprintln!("{} {what} ({} ms)", "done".green(), begun.elapsed().as_millis());
                     return Ok(answer.into_inner());

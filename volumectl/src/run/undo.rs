@@ -2,6 +2,9 @@
 
 use anyhow::{Context as _, Result, bail};
 use csi_proto::v1 as pb;
+use pb::controller_client::ControllerClient;
+use pb::node_client::NodeClient;
+use tonic::transport::Channel;
 
 use super::forward;
 use super::manifests::{Bundle, Claim, Snapshot};
@@ -54,12 +57,9 @@ async fn release(session: &Session, bundle: &Bundle, claim: &Claim, force: bool)
         volume_id: bound.volume_id.clone(),
         secrets: bundle.secrets("provisioner", &class.parameters, &claim.metadata)?,
     };
-    let call = || {
-        let (mut controller, request) =
-            (session.csi.controller.clone(), session.csi.request(request.clone()));
-        async move { controller.delete_volume(request).await }
-    };
-    session.step(&format!("delete {}", bound.claim), call).await?;
+    let call =
+        |mut client: ControllerClient<Channel>, request| async move { client.delete_volume(request).await };
+    session.step(&format!("delete {}", bound.claim), &session.csi.controller, &request, call).await?;
     session.notes.forget(&claim.metadata)
 }
 
@@ -67,27 +67,19 @@ async fn unmount(session: &Session, bound: &Bound) -> Result<()> {
     let volume_id = &bound.volume_id;
     if let Some(target) = &bound.target {
         let target_path = target.display().to_string();
-        let call = || {
-            let request = pb::NodeUnpublishVolumeRequest {
-                volume_id: volume_id.clone(),
-                target_path: target_path.clone(),
-            };
-            let (mut node, request) = (session.csi.node.clone(), session.csi.request(request));
-            async move { node.node_unpublish_volume(request).await }
+        let request = pb::NodeUnpublishVolumeRequest { volume_id: volume_id.clone(), target_path };
+        let call = |mut client: NodeClient<Channel>, request| async move {
+            client.node_unpublish_volume(request).await
         };
-        session.step(&format!("unpublish {}", bound.claim), call).await?;
+        session.step(&format!("unpublish {}", bound.claim), &session.csi.node, &request, call).await?;
     }
     if let Some(staging) = &bound.staging {
-        let path = staging.display().to_string();
-        let call = || {
-            let request = pb::NodeUnstageVolumeRequest {
-                volume_id: volume_id.clone(),
-                staging_target_path: path.clone(),
-            };
-            let (mut node, request) = (session.csi.node.clone(), session.csi.request(request));
-            async move { node.node_unstage_volume(request).await }
+        let staging_target_path = staging.display().to_string();
+        let request = pb::NodeUnstageVolumeRequest { volume_id: volume_id.clone(), staging_target_path };
+        let call = |mut client: NodeClient<Channel>, request| async move {
+            client.node_unstage_volume(request).await
         };
-        session.step(&format!("unstage {}", bound.claim), call).await?;
+        session.step(&format!("unstage {}", bound.claim), &session.csi.node, &request, call).await?;
     }
     Ok(())
 }
@@ -100,12 +92,13 @@ async fn detach(session: &Session, bundle: &Bundle, claim: &Claim, bound: &Bound
         node_id: node_id.clone(),
         secrets: bundle.secrets("controller-publish", parameters, &claim.metadata)?,
     };
-    let call = || {
-        let (mut controller, request) =
-            (session.csi.controller.clone(), session.csi.request(request.clone()));
-        async move { controller.controller_unpublish_volume(request).await }
+    let call = |mut client: ControllerClient<Channel>, request| async move {
+        client.controller_unpublish_volume(request).await
     };
-    session.step(&format!("detach {} from {node_id}", bound.claim), call).await.map(drop)
+    session
+        .step(&format!("detach {} from {node_id}", bound.claim), &session.csi.controller, &request, call)
+        .await
+        .map(drop)
 }
 
 async fn drop_snapshot(session: &Session, bundle: &Bundle, snapshot: &Snapshot) -> Result<()> {
@@ -113,12 +106,12 @@ async fn drop_snapshot(session: &Session, bundle: &Bundle, snapshot: &Snapshot) 
     let parameters = bundle.snapshot_parameters(snapshot)?;
     let secrets = bundle.secrets("snapshotter", &parameters, &snapshot.metadata)?;
     let path = snapshot.metadata.path();
-    let call = || {
-        let request =
-            pb::DeleteSnapshotRequest { snapshot_id: snapshot_id.clone(), secrets: secrets.clone() };
-        let (mut controller, request) = (session.csi.controller.clone(), session.csi.request(request));
-        async move { controller.delete_snapshot(request).await }
-    };
-    session.step(&format!("delete snapshot {path}"), call).await.context(path)?;
+    let request = pb::DeleteSnapshotRequest { snapshot_id: snapshot_id.clone(), secrets: secrets.clone() };
+    let call =
+        |mut client: ControllerClient<Channel>, request| async move { client.delete_snapshot(request).await };
+    session
+        .step(&format!("delete snapshot {path}"), &session.csi.controller, &request, call)
+        .await
+        .context(path)?;
     session.notes.forget_snapshot(&snapshot.metadata)
 }
