@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use provisioners::RbdMounter;
 use serde::{Deserialize, Serialize};
 
 /// The whole file. Keys are camelCase; an unknown one is refused.
@@ -40,6 +41,9 @@ pub struct Config {
     /// How many operations work at once in each driver; the others wait.
     #[serde(default = "default_concurrency")]
     pub max_concurrent_operations: usize,
+    /// qemu-storage-daemon, where it is not in a usual directory: for volumes of type rbd with `mounter: fuse`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qemu_storage_daemon: Option<PathBuf>,
     /// The backends, each a CSI driver of its own.
     pub backends: Vec<BackendConfig>,
 }
@@ -65,9 +69,67 @@ pub struct BackendConfig {
     /// local: the size of a volume for which none is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_size: Option<String>,
-    /// local: whether ControllerPublishVolume is offered (`attachRequired` in the CSIDriver object).
+    /// rbd: the Ceph clusters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clusters: Vec<ClusterConfig>,
+    /// rbd: by what images are mapped where the class says nothing: `krbd` or `fuse`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounter: Option<RbdMounter>,
+    /// rbd: when a deleted image's space is freed: `background` or `inline`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purge: Option<PurgeWhen>,
+    /// rbd: how many images are purged at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purge_workers: Option<usize>,
+    /// rbd: how long one call's work at the cluster may take, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_timeout_seconds: Option<u64>,
+    /// rbd: a clone deeper than this is flattened in the background.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soft_clone_depth: Option<u32>,
+    /// rbd: no clone is deeper than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hard_clone_depth: Option<u32>,
+    /// Whether ControllerPublishVolume is offered (`attachRequired` in the CSIDriver object).
     #[serde(default = "default_attach")]
     pub attach: bool,
+}
+
+/// One Ceph cluster.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// What classes call it.
+    #[serde(rename = "clusterID")]
+    pub cluster_id: String,
+    /// The monitors' addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub monitors: Vec<String>,
+    /// A ceph.conf.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceph_conf: Option<PathBuf>,
+    /// The user for calls that bring no secrets, without `client.`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// A file with that user's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// The pools that volumes may be in; none: every pool with the application rbd.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<String>,
+    /// The RADOS namespace where the class names none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rados_namespace: String,
+}
+
+/// When a deleted image's space is freed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PurgeWhen {
+    /// Behind the answer.
+    Background,
+    /// Before the answer.
+    Inline,
 }
 
 /// The backends that this build has.
@@ -76,12 +138,15 @@ pub struct BackendConfig {
 pub enum BackendType {
     /// Files and directories on the node.
     Local,
+    /// Images of Ceph clusters.
+    Rbd,
 }
 
 impl BackendType {
     fn name(self) -> &'static str {
         match self {
             Self::Local => "local",
+            Self::Rbd => "rbd",
         }
     }
 }
@@ -171,14 +236,38 @@ impl Config {
             let rule = "must be an absolute path of at most 107 bytes (unix(7))";
             return wrong("socket", format!("{} {rule}", backend.socket.display()));
         }
-        if backend.r#type == BackendType::Local && backend.roots.is_empty() {
-            return wrong(
-                "roots",
-                "is required for type local, such as {default: /var/lib/volumectl/volumes}".into(),
-            );
-        }
-        Ok(())
+        check_type(backend).or_else(|(key, problem)| wrong(key, problem))
     }
+}
+
+/// What a backend's type requires, and the keys that only others have.
+fn check_type(backend: &BackendConfig) -> Result<(), (&'static str, String)> {
+    let local = [("roots", !backend.roots.is_empty()), ("reserve", backend.reserve.is_some())];
+    let rbd = [
+        ("clusters", !backend.clusters.is_empty()),
+        ("mounter", backend.mounter.is_some()),
+        ("purge", backend.purge.is_some()),
+        ("purgeWorkers", backend.purge_workers.is_some()),
+        ("callTimeoutSeconds", backend.call_timeout_seconds.is_some()),
+        ("softCloneDepth", backend.soft_clone_depth.is_some()),
+        ("hardCloneDepth", backend.hard_clone_depth.is_some()),
+    ];
+    let (foreign, owner, (required, example)) = match backend.r#type {
+        BackendType::Local => (
+            &rbd[..],
+            "rbd",
+            (local[0], "is required for type local, such as {default: /var/lib/volumectl/volumes}"),
+        ),
+        BackendType::Rbd => (
+            &local[..],
+            "local",
+            (rbd[0], "is required for type rbd, such as [{clusterID: ceph, monitors: [10.0.0.1:6789]}]"),
+        ),
+    };
+    if let Some((key, _)) = foreign.iter().find(|(_, given)| *given) {
+        return Err((key, format!("only a backend of type {owner} has it; remove it")));
+    }
+    if required.1 { Ok(()) } else { Err((required.0, example.into())) }
 }
 
 /// CSI GetPluginInfo: domain name notation, at most 63 characters.

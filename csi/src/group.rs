@@ -70,14 +70,14 @@ impl Service {
         &self,
         mut request: pb::DeleteVolumeGroupSnapshotRequest,
     ) -> Result<pb::DeleteVolumeGroupSnapshotResponse> {
-        request.secrets.clear();
+        let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let groups = self.feature(self.backend.groups.as_ref(), "DeleteVolumeGroupSnapshot")?.clone();
         let id = validate::text("group_snapshot_id", &request.group_snapshot_id, MAX_STRING)?.to_owned();
         let members = members(&request.snapshot_ids)?;
         let mut holds: Vec<_> = members.iter().map(|id| Hold::Exclusive(snapshot_key(&id.0))).collect();
         holds.push(group_hold(&id));
         self.single("DeleteVolumeGroupSnapshot", &request, holds, |ctx| async move {
-            groups.delete_group(&ctx, &id, &members).await
+            groups.delete_group(&ctx.with_secrets(secrets), &id, &members).await
         })
         .await?;
         Ok(pb::DeleteVolumeGroupSnapshotResponse {})

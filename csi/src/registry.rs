@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use provisioners::{Backend, NodeId, local};
+use provisioners::{Backend, NodeId, RbdMounter, local, rbd};
 
 use crate::cli::Mode;
-use crate::config::{BackendConfig, BackendType, Config};
+use crate::config::{BackendConfig, BackendType, ClusterConfig, Config, PurgeWhen};
 use crate::driver::{Driver, Service};
 use crate::flight::Flights;
 use crate::health::Health;
@@ -19,6 +19,7 @@ pub fn drivers(config: &Config, mode: Mode, metrics: &Metrics) -> Result<Vec<Ser
         kubelet_dir: config.kubelet_dir.clone(),
         command_timeout: Duration::from_secs(config.command_timeout_seconds),
         state_dir: config.state_dir.clone(),
+        qemu_storage_daemon: config.qemu_storage_daemon.clone(),
     });
     if mode.node() {
         recover("the node", || host.recover());
@@ -60,7 +61,54 @@ fn backend(config: &Config, entry: &BackendConfig, mode: Mode, host: &Host) -> p
             }
             Ok(backend.backend())
         }
+        BackendType::Rbd => {
+            let backend = Arc::new(rbd::Rbd::new(rbd_config(config, entry, mode)?, None)?);
+            if mode.controller() {
+                backend.sweep_in_background();
+            }
+            Ok(backend.backend())
+        }
     }
+}
+
+/// The rbd backend's settings from the driver's.
+pub fn rbd_config(
+    config: &Config,
+    entry: &BackendConfig,
+    mode: Mode,
+) -> provisioners::Result<rbd::RbdConfig> {
+    let default = rbd::RbdConfig::default();
+    let default_size = entry.default_size.as_deref().map(provisioners::parse_size).transpose()?;
+    let cluster = |it: &ClusterConfig| rbd::RbdCluster {
+        id: it.cluster_id.clone(),
+        monitors: it.monitors.clone(),
+        conf: it.ceph_conf.clone(),
+        user: it.user.clone(),
+        key_file: it.key_file.clone(),
+        pools: it.pools.clone(),
+        namespace: it.rados_namespace.clone(),
+    };
+    Ok(rbd::RbdConfig {
+        clusters: entry.clusters.iter().map(cluster).collect(),
+        owner: config.cluster_id.clone(),
+        attach: entry.attach,
+        default_size: default_size.unwrap_or(default.default_size),
+        mounter: match entry.mounter {
+            Some(RbdMounter::Fuse) => rbd::Mounter::Fuse,
+            _ => rbd::Mounter::Krbd,
+        },
+        purge: match entry.purge {
+            Some(PurgeWhen::Inline) => rbd::Purge::Inline,
+            _ => rbd::Purge::Background,
+        },
+        purge_workers: entry.purge_workers.unwrap_or(default.purge_workers),
+        call_timeout: entry.call_timeout_seconds.map_or(default.call_timeout, Duration::from_secs),
+        max_calls: config.max_concurrent_operations,
+        soft_depth: entry.soft_clone_depth.unwrap_or(default.soft_depth),
+        hard_depth: entry.hard_clone_depth.unwrap_or(default.hard_depth),
+        node: config.node_id.clone(),
+        controller: mode.controller(),
+    })
 }
 
 fn local_config(config: &Config, entry: &BackendConfig) -> provisioners::Result<local::LocalConfig> {
@@ -87,7 +135,8 @@ fn recover(what: &str, work: impl FnOnce() -> provisioners::Result<Vec<String>>)
 
 /// One backend of each type with an example configuration, for documentation: nothing is contacted.
 pub fn examples() -> Vec<Backend> {
-    let text = "nodeId: example\nbackends:\n- type: local\n  roots: {default: /var/lib/volumectl/volumes}\n";
+    let text = "nodeId: example\nbackends:\n- type: local\n  roots: {default: /var/lib/volumectl/volumes}\n\
+                - type: rbd\n  clusters: [{clusterID: ceph, monitors: [10.0.0.1:6789]}]\n";
     let Ok(config) = Config::parse(text) else {
         return Vec::new();
     };

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Attachment, CapacityReport, Clones, Expansion, GroupSnapshots, Listing, Modify, NodeAccess, Placement,
-    Provisioner, Snapshots,
+    Attachment, CapacityReport, ChangedBlocks, Clones, Expansion, GroupSnapshots, Listing, Measures, Modify,
+    NodeAccess, Placement, Provisioner, Snapshots,
 };
 
 /// One configured backend: the traits it implements. CSI capabilities are read from here, and nowhere else.
@@ -32,6 +32,10 @@ pub struct Backend {
     pub modify: Option<Arc<dyn Modify>>,
     /// Topology.
     pub placement: Option<Arc<dyn Placement>>,
+    /// Allocated and changed blocks of snapshots.
+    pub blocks: Option<Arc<dyn ChangedBlocks>>,
+    /// Numbers of its own for `/metrics`.
+    pub measures: Option<Arc<dyn Measures>>,
 }
 
 macro_rules! with {
@@ -60,6 +64,8 @@ impl Backend {
             capacity: None,
             modify: None,
             placement: None,
+            blocks: None,
+            measures: None,
         }
     }
 
@@ -82,6 +88,10 @@ impl Backend {
         with_modify modify Modify;
         /// It implements [`Placement`].
         with_placement placement Placement;
+        /// It implements [`ChangedBlocks`].
+        with_blocks blocks ChangedBlocks;
+        /// It implements [`Measures`].
+        with_measures measures Measures;
     }
 
     /// Whether the backend has a feature.
@@ -96,6 +106,7 @@ impl Backend {
             Feature::Capacity => self.capacity.is_some(),
             Feature::Modify => self.modify.is_some(),
             Feature::Topology => self.placement.is_some(),
+            Feature::ChangedBlocks => self.blocks.is_some(),
         }
     }
 }
@@ -121,11 +132,13 @@ pub enum Feature {
     Modify,
     /// [`Placement`].
     Topology,
+    /// [`ChangedBlocks`].
+    ChangedBlocks,
 }
 
 impl Feature {
     /// All of them, in the order of the README's table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Snapshots,
         Self::Clones,
         Self::GroupSnapshots,
@@ -135,6 +148,7 @@ impl Feature {
         Self::Capacity,
         Self::Modify,
         Self::Topology,
+        Self::ChangedBlocks,
     ];
 
     /// What people call it.
@@ -149,6 +163,7 @@ impl Feature {
             Self::Capacity => "capacity",
             Self::Modify => "modify",
             Self::Topology => "topology",
+            Self::ChangedBlocks => "changed blocks",
         }
     }
 }

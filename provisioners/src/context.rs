@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{Error, Result};
+use crate::{Error, Result, Secrets};
 
 /// The context of one operation; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Ctx {
     shared: Arc<Shared>,
+    secrets: Secrets,
 }
 
 /// Told of every point where an operation may end safely, with the stage; an error ends the operation there.
@@ -54,13 +55,28 @@ impl Ctx {
 
     /// A context whose [`Ctx::check`] fails once `limit` has passed.
     pub fn with_limit(limit: Duration) -> Self {
-        Self { shared: Arc::new(Shared { limit: Some(limit), ..Shared::default() }) }
+        Self { shared: Arc::new(Shared { limit: Some(limit), ..Shared::default() }), ..Self::default() }
     }
 
     /// The same with somebody watching, such as a test that ends operations at chosen points.
     pub fn observed(limit: Duration, observer: Observer) -> Self {
         let observer = Some(observer);
-        Self { shared: Arc::new(Shared { limit: Some(limit), observer, ..Shared::default() }) }
+        Self {
+            shared: Arc::new(Shared { limit: Some(limit), observer, ..Shared::default() }),
+            ..Self::default()
+        }
+    }
+
+    /// The same operation with the CSI secrets of its call.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Secrets) -> Self {
+        self.secrets = secrets;
+        self
+    }
+
+    /// The CSI secrets of the call.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// Says what is being done now, such as `copying 10 of 20 MiB`.

@@ -8,9 +8,13 @@
 mod backend;
 mod context;
 mod error;
+mod filesystem;
 pub mod local;
 mod naming;
 mod parameters;
+pub mod rbd;
+mod record;
+mod size;
 mod traits;
 mod types;
 
@@ -20,11 +24,12 @@ pub use error::{Error, Result};
 pub use naming::{NameTemplate, key_for};
 pub use parameters::{ParameterDoc, Parameters, parse_size};
 pub use traits::{
-    Attachment, CapacityReport, Clones, Creation, Expansion, GroupSnapshots, Listing, Modify, NodeAccess,
-    NodeRequest, Placement, Provisioner, PublishRequest, Snapshots,
+    Attachment, CapacityReport, ChangedBlocks, Clones, Creation, Expansion, GroupSnapshots, Listing,
+    Measures, Modify, NodeAccess, NodeRequest, Nodes, Placement, Provisioner, PublishRequest, Snapshots,
 };
 pub use types::{
-    Access, AccessMode, AccessType, Capability, Capacity, CapacityQuery, CapacityRange, Condition,
-    ExpandOutcome, GroupSnapshot, GroupSpec, NodeId, NodeVolume, Page, PvcMeta, Secrets, Snapshot,
-    SnapshotId, SnapshotSpec, Source, StringMap, Topology, TopologyRequest, Volume, VolumeId, VolumeSpec,
+    Access, AccessMode, AccessType, Block, Blocks, Capability, Capacity, CapacityQuery, CapacityRange,
+    Condition, ExpandOutcome, Gauge, GroupSnapshot, GroupSpec, NodeId, NodeState, NodeVolume, Page, PvcMeta,
+    RbdImage, RbdMounter, SecretText, Secrets, Snapshot, SnapshotId, SnapshotSpec, Source, StringMap,
+    Topology, TopologyRequest, Volume, VolumeId, VolumeSpec,
 };

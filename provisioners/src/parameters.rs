@@ -20,6 +20,14 @@ pub struct ParameterDoc {
     pub mutable: bool,
 }
 
+/// A table of parameters: name, meaning, default, whether it can be changed.
+macro_rules! docs {
+    ($($name:literal, $meaning:literal, $default:literal, $mutable:literal;)*) => {
+        [$($crate::ParameterDoc { name: $name, meaning: $meaning, default: $default, mutable: $mutable }),*]
+    };
+}
+pub(crate) use docs;
+
 /// A reader over a parameter map whose keys are all known.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameters<'a> {

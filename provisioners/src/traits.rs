@@ -9,9 +9,9 @@
 use async_trait::async_trait;
 
 use crate::{
-    Capability, Capacity, CapacityQuery, CapacityRange, Ctx, ExpandOutcome, GroupSnapshot, GroupSpec, NodeId,
-    NodeVolume, Page, ParameterDoc, Result, Secrets, Snapshot, SnapshotId, SnapshotSpec, StringMap, Topology,
-    Volume, VolumeId, VolumeSpec,
+    Access, Blocks, Capability, Capacity, CapacityQuery, CapacityRange, Ctx, ExpandOutcome, Gauge,
+    GroupSnapshot, GroupSpec, NodeId, NodeState, NodeVolume, Page, ParameterDoc, Result, Secrets, Snapshot,
+    SnapshotId, SnapshotSpec, StringMap, Topology, Volume, VolumeId, VolumeSpec,
 };
 
 /// What every backend can do.
@@ -144,6 +144,33 @@ pub trait CapacityReport: Send + Sync {
     async fn capacity(&self, query: &CapacityQuery) -> Result<Capacity>;
 }
 
+/// Which blocks of snapshots hold data or differ: CSI SNAPSHOT_METADATA_SERVICE.
+#[async_trait]
+pub trait ChangedBlocks: Send + Sync {
+    /// From byte `from` on, the ranges that `target` holds, or those in which it differs from `base`, an earlier
+    /// snapshot of the same volume. Another volume's, or not earlier: [`crate::Error::Invalid`].
+    async fn blocks(
+        &self,
+        ctx: &Ctx,
+        base: Option<&SnapshotId>,
+        target: &SnapshotId,
+        from: u64,
+    ) -> Result<Blocks>;
+}
+
+/// What a backend measures of itself, for `/metrics`.
+pub trait Measures: Send + Sync {
+    /// The numbers now.
+    fn gauges(&self) -> Vec<Gauge>;
+}
+
+/// Who knows how the nodes are: Kubernetes.
+#[async_trait]
+pub trait Nodes: Send + Sync {
+    /// How a node is.
+    async fn state(&self, node: &str) -> NodeState;
+}
+
 /// Parameters that can be changed later: CSI MODIFY_VOLUME.
 #[async_trait]
 pub trait Modify: Send + Sync {
@@ -175,6 +202,16 @@ pub struct NodeRequest<'a> {
 pub trait NodeAccess: Send + Sync {
     /// How to get at a volume on this node. Not there: [`crate::Error::NotFound`].
     async fn access(&self, request: &NodeRequest<'_>) -> Result<NodeVolume>;
+
+    /// How a volume that may be on this node is got at, without asking a server: for calls that take it away or look at
+    /// it. No handle of this backend: [`crate::Error::NotFound`].
+    async fn held(&self, id: &VolumeId) -> Result<Access>;
+
+    /// A volume's device was attached on this node by this call, as the client of `address` if that is known.
+    async fn attached(&self, volume: &VolumeId, access: &Access, address: Option<&str>) -> Result<()> {
+        let _ = (volume, access, address);
+        Ok(())
+    }
 
     /// Writes down that a format with `fs_type` begins (`done: false`) or was completed (`done: true`).
     async fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()>;

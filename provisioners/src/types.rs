@@ -354,6 +354,73 @@ pub enum Access {
         /// The directory.
         path: PathBuf,
     },
+    /// An image of a Ceph cluster.
+    Rbd(Box<RbdImage>),
+}
+
+/// An image of a Ceph cluster, and how to map it. Of a volume that is only looked for on this node, no more than the
+/// first four are known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RbdImage {
+    /// The configured `clusterID`.
+    pub cluster: String,
+    /// The pool's name.
+    pub pool: String,
+    /// The RADOS namespace; empty: the default one.
+    pub namespace: String,
+    /// The image's name.
+    pub image: String,
+    /// The cluster's fsid.
+    pub fsid: String,
+    /// By what it is mapped.
+    pub mounter: RbdMounter,
+    /// The monitors as librados takes them.
+    pub mon_host: String,
+    /// The monitors as the kernel takes them: `10.0.0.1:6789`.
+    pub monitors: Vec<String>,
+    /// The user without `client.`.
+    pub user: String,
+    /// The user's key.
+    pub key: Option<SecretText>,
+    /// Options of the kernel's client.
+    pub map_options: Vec<String>,
+    /// Options for unmapping: `force`.
+    pub unmap_options: Vec<String>,
+    /// The addresses of the clients that have it open now.
+    pub watchers: Vec<String>,
+}
+
+/// By what an image is mapped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RbdMounter {
+    /// The kernel's own client.
+    #[default]
+    Krbd,
+    /// qemu-storage-daemon with a FUSE export, and a loop device.
+    Fuse,
+}
+
+/// A text that `Debug` does not show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretText(String);
+
+impl SecretText {
+    /// Takes a copy.
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The text itself, for the one place that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
 }
 
 /// What a node needs to know to stage a volume.
@@ -361,8 +428,8 @@ pub enum Access {
 pub struct NodeVolume {
     /// How to get at it.
     pub access: Access,
-    /// The size the device must have; a device of another size is refused.
-    pub size: u64,
+    /// The size the device must have; a device of another size is refused. `None`: not known without asking the server.
+    pub size: Option<u64>,
     /// The file system wished for by the StorageClass, when the capability names none.
     pub fs_type: Option<String>,
     /// Extra arguments for mkfs.
@@ -373,4 +440,48 @@ pub struct NodeVolume {
     pub formatted: Option<String>,
     /// A format was begun and never completed, so nothing was ever mounted: formatting again is safe.
     pub formatting: bool,
+}
+
+/// One number for `/metrics`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gauge {
+    /// Its name without the program's prefix.
+    pub name: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// Its value now.
+    pub value: f64,
+}
+
+/// How a node of Kubernetes is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeState {
+    /// It is ready.
+    Ready,
+    /// It is there and not ready: it may be alive and only cut off.
+    NotReady,
+    /// An administrator says that it is shut down: taint `node.kubernetes.io/out-of-service`.
+    OutOfService,
+    /// There is no such node.
+    Gone,
+    /// Nobody could say; why.
+    Unknown(String),
+}
+
+/// A range of bytes of a snapshot: CSI `BlockMetadata`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// The first byte.
+    pub offset: u64,
+    /// How many.
+    pub size: u64,
+}
+
+/// Ranges of a snapshot that come one after the other.
+#[derive(Debug)]
+pub struct Blocks {
+    /// The size of the volume at the (later) snapshot.
+    pub capacity: u64,
+    /// The ranges in ascending order; an error is the last.
+    pub ranges: tokio::sync::mpsc::Receiver<crate::Result<Block>>,
 }

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: the driver in this process or as a process of its own, clients for its socket, a
 //! scratch directory that is left clean also when a test fails, and the contract suite that every backend passes.
 
+pub mod ceph;
 pub mod clients;
 pub mod contract;
 pub mod drivers;

@@ -1,7 +1,7 @@
 //! ControllerPublishVolume and ControllerUnpublishVolume.
 
 use csi_proto::v1 as pb;
-use provisioners::{NodeId, PublishRequest, Result};
+use provisioners::{NodeId, PublishRequest, Result, Secrets};
 
 use super::exclusive_volume;
 use crate::driver::Service;
@@ -12,7 +12,7 @@ impl Service {
         &self,
         mut request: pb::ControllerPublishVolumeRequest,
     ) -> Result<pb::ControllerPublishVolumeResponse> {
-        request.secrets.clear();
+        let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = validate::volume_id(&request.volume_id)?.into();
         let node = NodeId(validate::text("node_id", &request.node_id, MAX_NODE_ID)?.to_owned());
         let capability = validate::capability("volume_capability", request.volume_capability.as_ref())?;
@@ -26,7 +26,7 @@ impl Service {
         let holds = vec![exclusive_volume(&request.volume_id)];
         let publish_context = self
             .single("ControllerPublishVolume", &request, holds, |ctx| async move {
-                attachment.publish(&ctx, &id, &wish).await
+                attachment.publish(&ctx.with_secrets(secrets), &id, &wish).await
             })
             .await?;
         Ok(pb::ControllerPublishVolumeResponse { publish_context })
@@ -36,7 +36,7 @@ impl Service {
         &self,
         mut request: pb::ControllerUnpublishVolumeRequest,
     ) -> Result<pb::ControllerUnpublishVolumeResponse> {
-        request.secrets.clear();
+        let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = validate::volume_id(&request.volume_id)?.into();
         let node = match request.node_id.as_str() {
             "" => None,
@@ -45,7 +45,7 @@ impl Service {
         let attachment = self.feature(self.backend.attachment.as_ref(), "ControllerUnpublishVolume")?.clone();
         let holds = vec![exclusive_volume(&request.volume_id)];
         self.single("ControllerUnpublishVolume", &request, holds, |ctx| async move {
-            attachment.unpublish(&ctx, &id, node.as_ref()).await
+            attachment.unpublish(&ctx.with_secrets(secrets), &id, node.as_ref()).await
         })
         .await?;
         Ok(pb::ControllerUnpublishVolumeResponse {})

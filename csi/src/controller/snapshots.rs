@@ -35,12 +35,12 @@ impl Service {
         &self,
         mut request: pb::DeleteSnapshotRequest,
     ) -> Result<pb::DeleteSnapshotResponse> {
-        request.secrets.clear();
+        let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = validate::text("snapshot_id", &request.snapshot_id, MAX_STRING)?.into();
         let snapshots = self.feature(self.backend.snapshots.as_ref(), "DeleteSnapshot")?.clone();
         let holds = vec![Hold::Exclusive(snapshot_key(&request.snapshot_id))];
         self.single("DeleteSnapshot", &request, holds, |ctx| async move {
-            snapshots.delete_snapshot(&ctx, &id).await
+            snapshots.delete_snapshot(&ctx.with_secrets(secrets), &id).await
         })
         .await?;
         Ok(pb::DeleteSnapshotResponse {})

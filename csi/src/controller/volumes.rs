@@ -74,16 +74,13 @@ impl Service {
         &self,
         mut request: pb::DeleteVolumeRequest,
     ) -> Result<pb::DeleteVolumeResponse> {
-        request.secrets.clear();
+        let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = validate::volume_id(&request.volume_id)?.into();
         let provisioner = self.backend.provisioner.clone();
         let holds = vec![exclusive_volume(&request.volume_id)];
-        self.single(
-            "DeleteVolume",
-            &request,
-            holds,
-            |ctx| async move { provisioner.delete(&ctx, &id).await },
-        )
+        self.single("DeleteVolume", &request, holds, |ctx| async move {
+            provisioner.delete(&ctx.with_secrets(secrets), &id).await
+        })
         .await?;
         Ok(pb::DeleteVolumeResponse {})
     }
@@ -92,7 +89,7 @@ impl Service {
         &self,
         mut request: pb::ControllerExpandVolumeRequest,
     ) -> Result<pb::ControllerExpandVolumeResponse> {
-        request.secrets.clear();
+        let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = validate::volume_id(&request.volume_id)?.into();
         let expansion = self.feature(self.backend.expansion.as_ref(), "ControllerExpandVolume")?.clone();
         let range = required_range(request.capacity_range.as_ref())?;
@@ -103,7 +100,7 @@ impl Service {
         let holds = vec![exclusive_volume(&request.volume_id)];
         let outcome = self
             .single("ControllerExpandVolume", &request, holds, |ctx| async move {
-                expansion.expand(&ctx, &id, range).await
+                expansion.expand(&ctx.with_secrets(secrets), &id, range).await
             })
             .await?;
         Ok(pb::ControllerExpandVolumeResponse {

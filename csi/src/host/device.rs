@@ -7,8 +7,9 @@ use provisioners::{Error, Result};
 use super::mountinfo::Mount;
 use super::{loopdev, mounts};
 
-/// The device must have the volume's size: one of another size is another device.
-pub fn check_size(id: &str, device: &Path, wanted: u64) -> Result<()> {
+/// The device must have the volume's size, if that is known: one of another size is another device.
+pub fn check_size(id: &str, device: &Path, wanted: Option<u64>) -> Result<()> {
+    let Some(wanted) = wanted else { return Ok(()) };
     let has = loopdev::size(device)?;
     if has == wanted {
         return Ok(());
@@ -32,9 +33,18 @@ pub fn binds(device: &Path) -> Result<Vec<PathBuf>> {
     Ok(bound.into_iter().map(|m| m.target.into_owned()).collect())
 }
 
-/// The loop device that a mount shows, whether of its file system or of its node.
-pub fn loop_of(mount: &Mount<'_>) -> Option<PathBuf> {
+/// The loop or rbd device that a mount shows, whether of its file system or of its node.
+pub fn shown_by(mount: &Mount<'_>) -> Option<PathBuf> {
     let source = mounts::bound_device(mount).unwrap_or_else(|| PathBuf::from(&*mount.source));
-    let name = source.strip_prefix("/dev").ok()?.to_str()?;
-    (name.starts_with("loop") && name[4..].parse::<u32>().is_ok()).then_some(source)
+    (is_loop(&source) || is_numbered(&source, "rbd")).then_some(source)
+}
+
+/// Whether a path is a loop device's.
+pub fn is_loop(path: &Path) -> bool {
+    is_numbered(path, "loop")
+}
+
+fn is_numbered(path: &Path, kind: &str) -> bool {
+    let name = path.strip_prefix("/dev").ok().and_then(Path::to_str);
+    name.and_then(|name| name.strip_prefix(kind)).is_some_and(|rest| rest.parse::<u32>().is_ok())
 }

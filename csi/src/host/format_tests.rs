@@ -8,7 +8,7 @@ use super::*;
 fn volume(formatted: Option<&str>, formatting: bool) -> NodeVolume {
     NodeVolume {
         access: Access::LoopFile { path: "/x".into() },
-        size: 1 << 20,
+        size: Some(1 << 20),
         fs_type: None,
         mkfs_options: Vec::new(),
         root_mode: None,

@@ -1,6 +1,7 @@
 //! All that touches a node's kernel: mounts, loop devices, file systems, statistics. Everything here blocks; it is
 //! called from threads for that.
 
+mod attach;
 mod device;
 mod format;
 mod freeze;
@@ -14,6 +15,7 @@ mod ownership;
 mod paths;
 mod probe;
 mod publish;
+mod rbd;
 mod runner;
 mod signatures;
 mod stage;
@@ -22,7 +24,7 @@ mod stats;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use provisioners::{Access, Ctx, Error, NodeVolume, Result};
+use provisioners::{Access, Ctx, Error, Result};
 
 pub use publish::PublishRequest;
 pub use stage::StageRequest;
@@ -37,6 +39,8 @@ pub struct HostOptions {
     pub command_timeout: Duration,
     /// Where markers are kept that must survive this process, such as what is frozen.
     pub state_dir: PathBuf,
+    /// qemu-storage-daemon, where it is not among the node's programs.
+    pub qemu_storage_daemon: Option<PathBuf>,
 }
 
 impl Default for HostOptions {
@@ -45,16 +49,19 @@ impl Default for HostOptions {
             kubelet_dir: "/var/lib/kubelet".into(),
             command_timeout: Duration::from_secs(120),
             state_dir: "/var/lib/volumectl".into(),
+            qemu_storage_daemon: None,
         }
     }
 }
 
-/// Notes in the volume's record that a format begins and that it was completed.
+/// Notes in the volume's record who has it and what was done to it.
 pub trait FormatLog: Sync {
     /// A format begins: what is on the device from now on is ours to format again.
     fn begin(&self, fs: &str) -> Result<()>;
     /// The file system is complete: it is never formatted again.
     fn done(&self, fs: &str) -> Result<()>;
+    /// The volume's device was attached by this call; its server sees it as the client of this address, if it is known.
+    fn attached(&self, client: Option<&str>) -> Result<()>;
 }
 
 /// This node's kernel and programs. Clones share them.
@@ -62,6 +69,7 @@ pub trait FormatLog: Sync {
 pub struct Host {
     tools: runner::Tools,
     paths: paths::Paths,
+    rbd: rbd::Rbd,
     state: PathBuf,
 }
 
@@ -71,6 +79,7 @@ impl Host {
         Self {
             tools: runner::Tools::find(options.command_timeout),
             paths: paths::Paths::new(&options.kubelet_dir),
+            rbd: rbd::Rbd::new(&options.state_dir, Path::new("/sys/bus/rbd"), options.qemu_storage_daemon),
             state: options.state_dir,
         }
     }
@@ -89,23 +98,20 @@ impl Host {
             .try_for_each(|program| self.tools.path(program).map(drop))
     }
 
-    /// NodeExpandVolume: grows the device, and the file system mounted at `path` (the staging path or a target).
-    /// Returns the device's size in bytes.
-    pub fn expand(&self, ctx: &Ctx, volume: &NodeVolume, path: &Path) -> Result<u64> {
+    /// NodeExpandVolume: grows the device to the volume's `size` (`None`: as its server says), and the file system
+    /// mounted at `path` (the staging path or a target). Returns the device's size in bytes; `None`: a directory.
+    pub fn expand(&self, ctx: &Ctx, access: &Access, size: Option<u64>, path: &Path) -> Result<Option<u64>> {
         let path = self.paths.resolve("volume_path", path)?;
-        let Access::LoopFile { path: backing } = &volume.access else {
-            return Ok(volume.size);
-        };
-        let device = loopdev::find(backing)?.ok_or_else(|| {
+        if let Access::Directory { .. } = access {
+            return Ok(None);
+        }
+        let device = self.device_of(access)?.ok_or_else(|| {
             Error::NotFound(format!(
                 "volume_path: the volume at {} is not attached to this node",
                 path.display()
             ))
         })?;
-        if loopdev::size(&device)? != volume.size {
-            ctx.stage("growing the device");
-            loopdev::grow(&device)?;
-        }
+        let has = self.resize_device(ctx, access, &device, size)?;
         let mount = mounts::on(&path)?.pop();
         let mount = mount.ok_or_else(|| {
             Error::NotFound(format!("volume_path: nothing is mounted on {}", path.display()))
@@ -113,11 +119,18 @@ impl Host {
         if mounts::bound_device(&mount).is_none() {
             self.grow_mounted(ctx, &device, &path, &mount.fs_type)?;
         }
-        loopdev::size(&device)
+        Ok(Some(has))
     }
 
-    /// The statistics of what is published at `path`.
-    pub fn stats(&self, path: &Path) -> Result<VolumeStats> {
+    /// The statistics of what is published at `path`. A volume that is not on this node: [`Error::NotFound`].
+    pub fn stats(&self, id: &str, access: &Access, path: &Path) -> Result<VolumeStats> {
+        if let (Access::Rbd(image), false) = (access, path.exists()) {
+            let (pool, name) = (&image.pool, &image.image);
+            return Err(Error::NotFound(format!(
+                "volume_path: {} is not there; volume {id} (image {pool}/{name}) is not published at it",
+                path.display()
+            )));
+        }
         stats::stats(&self.paths.resolve("volume_path", path)?)
     }
 
@@ -125,6 +138,7 @@ impl Host {
     /// file is gone. Returns what it did.
     pub fn recover(&self) -> Result<Vec<String>> {
         let mut done = freeze::recover(&self.tools, &self.state)?;
+        done.extend(self.rbd.recover()?);
         for (device, file) in loopdev::all()? {
             let orphan = file.to_string_lossy().ends_with("/disk.img (deleted)");
             let unused =

@@ -3,20 +3,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use provisioners::{Access, AccessMode, AccessType, Capability, Ctx, Error, NodeVolume, Result};
+use provisioners::{Access, AccessMode, AccessType, Capability, Ctx, Error, Result};
 use sha2::{Digest as _, Sha256};
 
 use super::mountinfo::Mount;
 use super::paths::{self, Kind};
 use super::stage::same_file;
-use super::{Host, device, loopdev, mounts};
+use super::{Host, device, mounts};
 
 /// What is to be published, and where.
 pub struct PublishRequest<'a> {
     /// The volume's handle, for messages.
     pub id: &'a str,
     /// How to get at it.
-    pub volume: &'a NodeVolume,
+    pub access: &'a Access,
     /// How it will be used.
     pub capability: &'a Capability,
     /// CSI `staging_target_path`.
@@ -50,24 +50,23 @@ impl Host {
         }
         let others = mounts::select(|m| same(m) && m.target != staging && m.target != target)?;
         let others = others.into_iter().map(|m| m.target.into_owned());
-        let others: Vec<_> = others.filter(|t| !is_source(r.volume, t)).collect();
+        let others: Vec<_> = others.filter(|t| !is_source(r.access, t)).collect();
         one_pod_only(r, &others)?;
         paths::make("target_path", target, Kind::Directory)?;
         self.bind(staging, target, r.read_only)
     }
 
     fn publish_block(&self, ctx: &Ctx, r: &PublishRequest<'_>, target: &Path) -> Result<()> {
-        let Access::LoopFile { path } = &r.volume.access else {
+        if let Access::Directory { .. } = r.access {
             let problem = format!("volume {} is a directory and cannot be a block device", r.id);
             return Err(Error::invalid("volume_capability", problem));
-        };
-        let device = loopdev::find(path)?.ok_or_else(|| {
+        }
+        let device = self.device_of(r.access)?.ok_or_else(|| {
             Error::Refused(format!(
                 "volume {} is not attached to this node; call NodeStageVolume first",
                 r.id
             ))
         })?;
-        device::check_size(r.id, &device, r.volume.size)?;
         let device_read_only = is_device_read_only(&device);
         if let Some(mount) = mounts::on(target)?.pop() {
             let same = mounts::bound_device(&mount).is_some_and(|d| d == device);
@@ -187,8 +186,8 @@ fn one_pod_only(r: &PublishRequest<'_>, others: &[PathBuf]) -> Result<()> {
 }
 
 /// Whether a mount point is the volume's own directory (a root that is a mount itself), not a publication.
-fn is_source(volume: &NodeVolume, target: &Path) -> bool {
-    matches!(&volume.access, Access::Directory { path } if same_file(path, target) && target == path)
+fn is_source(access: &Access, target: &Path) -> bool {
+    matches!(access, Access::Directory { path } if same_file(path, target) && target == path)
 }
 
 fn is_device_read_only(device: &Path) -> bool {

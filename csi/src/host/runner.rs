@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 const DIRS: [&str; 6] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
 
 /// The programs that may be run, and the Debian package that has each.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("mkfs.ext4", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
     ("resize2fs", "e2fsprogs"),
@@ -28,6 +28,8 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("blockdev", "util-linux"),
     ("fsfreeze", "util-linux"),
     ("sh", "dash"),
+    ("modprobe", "kmod"),
+    ("qemu-storage-daemon", "qemu-utils and qemu-block-extra"),
 ];
 
 /// How much of a program's output is kept, from its end, in bytes.
@@ -72,7 +74,11 @@ impl Tools {
 
     /// Runs a program to its end. A non-zero exit is no error here: the caller knows what it means.
     pub fn run(&self, ctx: &Ctx, program: &'static str, args: &[&OsStr]) -> Result<Output> {
-        let path = self.path(program)?;
+        self.run_at(ctx, program, self.path(program)?, args)
+    }
+
+    /// The same for a program whose path was configured; `program` is its name in messages.
+    pub fn run_at(&self, ctx: &Ctx, program: &'static str, path: &Path, args: &[&OsStr]) -> Result<Output> {
         ctx.check()?;
         let begun = Instant::now();
         let mut child = command(path)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use provisioners::{Access, AccessType, Capability, Ctx, Error, NodeVolume, Result};
 
+use super::attach::{AttachRequest, Attached};
 use super::mountinfo::Mount;
 use super::paths::{self, Kind};
 use super::{FormatLog, Host, device, format, fsck, grow, loopdev, mounts, ownership, probe};
@@ -26,7 +27,8 @@ pub struct StageRequest<'a> {
 struct Wish<'a> {
     id: &'a str,
     volume: &'a NodeVolume,
-    backing: &'a Path,
+    /// Nobody else may have it open.
+    alone: bool,
     fs: &'a str,
     flags: &'a [String],
     read_only: bool,
@@ -48,22 +50,48 @@ impl Host {
                 Self::stage_directory(path, &staging, read_only)?;
                 give(ctx, &staging, *group, read_only)
             }
-            (Access::LoopFile { path }, AccessType::Block) => {
-                ctx.stage("attaching");
-                let attached = loopdev::find(path)?.is_some();
-                let device = loopdev::attach(path, read_only)?;
-                device::check_size(r.id, &device, r.volume.size)
-                    .inspect_err(|_| detach_again(&device, attached))
-            }
-            (Access::LoopFile { path }, AccessType::Mount { fs_type, flags, group }) => {
+            (_, AccessType::Block) => self.stage_block(ctx, r, log, read_only),
+            (_, AccessType::Mount { fs_type, flags, group }) => {
                 let fs = format::desired(fs_type, r.volume.fs_type.as_deref())?;
                 mounts::parse_options(flags)?;
                 let (id, volume, target) = (r.id, r.volume, staging.clone());
-                let wish = Wish { id, volume, backing: path, fs, flags, read_only, staging: target };
+                let alone = !r.capability.mode.is_multi_node();
+                let wish = Wish { id, volume, alone, fs, flags, read_only, staging: target };
                 self.stage_file_system(ctx, &wish, log)?;
                 give(ctx, &staging, *group, read_only)
             }
         }
+    }
+
+    fn stage_block(
+        &self,
+        ctx: &Ctx,
+        r: &StageRequest<'_>,
+        log: &dyn FormatLog,
+        read_only: bool,
+    ) -> Result<()> {
+        let (id, access) = (r.id, &r.volume.access);
+        let alone = !r.capability.mode.is_multi_node();
+        let attached = self.attach(ctx, &AttachRequest { id, access, read_only, alone })?;
+        self.ready(ctx, r.id, r.volume, &attached, log).inspect_err(|_| self.detach_again(ctx, &attached))
+    }
+
+    /// Has a device that was attached now noted, and of the right size.
+    fn ready(
+        &self,
+        ctx: &Ctx,
+        id: &str,
+        volume: &NodeVolume,
+        attached: &Attached,
+        log: &dyn FormatLog,
+    ) -> Result<()> {
+        if attached.fresh {
+            log.attached(attached.client.as_deref())?;
+        } else if let Access::Rbd(_) = &volume.access {
+            // Grown at the cluster since it was attached.
+            self.resize_device(ctx, &volume.access, &attached.device, volume.size)?;
+        }
+        device::check_size(id, &attached.device, volume.size)
     }
 
     fn stage_directory(source: &Path, staging: &Path, read_only: bool) -> Result<()> {
@@ -80,17 +108,17 @@ impl Host {
 
     fn stage_file_system(&self, ctx: &Ctx, wish: &Wish<'_>, log: &dyn FormatLog) -> Result<()> {
         paths::make("staging_target_path", &wish.staging, Kind::Directory)?;
-        ctx.stage("attaching");
-        let attached = loopdev::find(wish.backing)?.is_some();
-        let device = loopdev::attach(wish.backing, wish.read_only)?;
+        let (id, access, read_only) = (wish.id, &wish.volume.access, wish.read_only);
+        let attached = self.attach(ctx, &AttachRequest { id, access, read_only, alone: wish.alone })?;
         if let Some(mount) = mounts::on(&wish.staging)?.last() {
-            return accept(mount, mount.source == device.as_os_str(), wish.read_only, &wish.staging);
+            return accept(mount, mount.source == attached.device.as_os_str(), read_only, &wish.staging);
         }
-        self.mount_checked(ctx, wish, &device, log).inspect_err(|_| detach_again(&device, attached))
+        self.ready(ctx, id, wish.volume, &attached, log)
+            .and_then(|()| self.mount_checked(ctx, wish, &attached.device, log))
+            .inspect_err(|_| self.detach_again(ctx, &attached))
     }
 
     fn mount_checked(&self, ctx: &Ctx, wish: &Wish<'_>, device: &Path, log: &dyn FormatLog) -> Result<()> {
-        device::check_size(wish.id, device, wish.volume.size)?;
         let mut fresh = false;
         // A file system that is mounted elsewhere on this node is in order; checking it now would harm it.
         if device::mounts(device)?.is_empty() {
@@ -113,7 +141,12 @@ impl Host {
         ctx.stage("probing");
         let open =
             |path: &Path| File::open(path).map_err(|e| Error::io(format!("opening {}", path.display()), e));
-        let content = probe::probe(&open(device)?, loopdev::size(device)?, Some(&open(wish.backing)?))?;
+        // A loop device's own file tells where it holds nothing.
+        let backing = match &wish.volume.access {
+            Access::LoopFile { path } => Some(open(path)?),
+            _ => None,
+        };
+        let content = probe::probe(&open(device)?, loopdev::size(device)?, backing.as_ref())?;
         match format::plan(&content, wish.fs, wish.volume, wish.read_only, wish.id)? {
             format::Plan::Format { force } => {
                 ctx.stage(format!("making the {} file system", wish.fs));
@@ -171,9 +204,9 @@ impl Host {
     pub fn unstage(&self, ctx: &Ctx, access: Option<&Access>, staging: &Path) -> Result<()> {
         let staging = self.paths.resolve("staging_target_path", staging)?;
         let mut devices: Vec<PathBuf> =
-            mounts::on(&staging)?.into_iter().filter_map(|m| device::loop_of(&m)).collect();
-        if let Some(Access::LoopFile { path }) = access {
-            devices.extend(loopdev::find(path)?);
+            mounts::on(&staging)?.into_iter().filter_map(|m| device::shown_by(&m)).collect();
+        if let Some(access) = access {
+            devices.extend(self.device_of(access)?);
         }
         devices.sort();
         devices.dedup();
@@ -182,8 +215,7 @@ impl Host {
         }
         ctx.stage("unmounting");
         mounts::unmount_all(ctx, &staging)?;
-        ctx.stage("detaching");
-        devices.iter().try_for_each(|device| loopdev::detach(device))
+        devices.iter().try_for_each(|device| self.detach(ctx, device))
     }
 }
 
@@ -223,13 +255,6 @@ fn refuse_published(device: &Path, staging: &Path) -> Result<()> {
         device.display(),
         others.join(", ")
     )))
-}
-
-/// A failed stage leaves no device that was not there before.
-fn detach_again(device: &Path, attached_before: bool) {
-    if !attached_before && let Err(error) = loopdev::detach(device) {
-        tracing::warn!(device = %device.display(), %error, "detaching after a failed stage");
-    }
 }
 
 pub(super) fn same_file(a: &Path, b: &Path) -> bool {

@@ -8,6 +8,8 @@ use std::sync::Mutex;
 use provisioners::local::LocalHost as _;
 use provisioners::{AccessMode, AccessType, Capability};
 
+use provisioners::NodeVolume;
+
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -34,6 +36,10 @@ impl FormatLog for Notes {
         self.0.lock().unwrap().push(format!("done {fs}"));
         Ok(())
     }
+
+    fn attached(&self, _: Option<&str>) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl Bench {
@@ -49,7 +55,7 @@ impl Bench {
         let options = HostOptions { state_dir: dir.path().join("state"), ..HostOptions::default() };
         let volume = NodeVolume {
             access: Access::LoopFile { path: backing },
-            size,
+            size: Some(size),
             fs_type: None,
             mkfs_options: Vec::new(),
             root_mode: Some(0o750),
@@ -166,7 +172,7 @@ fn a_device_of_one_sector_and_one_of_another_size_are_refused() {
     let Some(mut bench) = Bench::new(512) else { return };
     let error = bench.stage("ext4").unwrap_err();
     assert!(error.to_string().contains("mkfs.ext4"), "{error}");
-    bench.volume.size = 1024;
+    bench.volume.size = Some(1024);
     *bench.log.0.lock().unwrap() = Vec::new();
     bench.refused("ext4", &["512 bytes", "1024"]);
 }
@@ -249,15 +255,15 @@ fn ext4_grows_when_it_is_staged_and_says_what_it_lacks_when_mounted() {
     };
     bench.stage("ext4").unwrap();
     File::options().write(true).open(bench.backing()).unwrap().set_len(128 * MIB).unwrap();
-    bench.volume.size = 128 * MIB;
-    match bench.host.expand(&Ctx::new(), &bench.volume, &bench.path("staging")) {
-        Ok(size) => assert_eq!(size, 128 * MIB, "this process has CAP_SYS_RESOURCE"),
+    bench.volume.size = Some(128 * MIB);
+    match bench.host.expand(&Ctx::new(), &bench.volume.access, bench.volume.size, &bench.path("staging")) {
+        Ok(size) => assert_eq!(size, Some(128 * MIB), "this process has CAP_SYS_RESOURCE"),
         Err(error) => assert!(error.to_string().contains("CAP_SYS_RESOURCE"), "{error}"),
     }
     bench.unstage().unwrap();
     bench.volume.formatted = Some("ext4".into());
     bench.stage("ext4").unwrap();
-    let total = bench.host.stats(&bench.path("staging")).unwrap().bytes.total;
+    let total = bench.host.stats("test", &bench.volume.access, &bench.path("staging")).unwrap().bytes.total;
     assert!(total > 100 * MIB, "{total}");
     bench.unstage().unwrap();
 }
@@ -297,7 +303,7 @@ fn a_read_only_publication_cut_short_is_finished() {
     let (volume, id) = (&bench.volume, "v");
     let request = PublishRequest {
         id,
-        volume,
+        access: &volume.access,
         capability: &capability,
         staging: &staging,
         target: &target,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use csi_proto::v1 as pb;
 use provisioners::{
-    Capability, Error, NodeAccess, NodeRequest, NodeVolume, Result, Secrets, StringMap, VolumeId,
+    Access, Capability, Error, NodeAccess, NodeRequest, NodeVolume, Result, Secrets, StringMap, VolumeId,
 };
 use tokio::runtime::Handle;
 
@@ -29,7 +29,12 @@ impl Service {
         let holds = vec![Hold::Exclusive(key(&id))];
         self.single("NodeStageVolume", &request, holds, |ctx| async move {
             let volume = service.access(&id, &context, &publish_context, &secrets).await?;
-            let log = Log { node: service.backend.node.clone(), id: id.clone(), runtime: Handle::current() };
+            let log = Log {
+                node: service.backend.node.clone(),
+                id: id.clone(),
+                access: volume.access.clone(),
+                runtime: Handle::current(),
+            };
             blocking(move || {
                 let wish =
                     StageRequest { id: &id.0, volume: &volume, capability: &capability, staging: &staging };
@@ -51,12 +56,12 @@ impl Service {
         let service = self.clone();
         let holds = vec![Hold::Exclusive(key(&id))];
         self.single("NodeUnstageVolume", &request, holds, |ctx| async move {
-            let volume = match service.locate(&id).await {
-                Ok(volume) => Some(volume),
+            let access = match service.backend.node.held(&id).await {
+                Ok(access) => Some(access),
                 Err(Error::NotFound(_) | Error::Corrupt { .. }) => None,
                 Err(error) => return Err(error),
             };
-            blocking(move || service.host.unstage(&ctx, volume.as_ref().map(|v| &v.access), &staging)).await
+            blocking(move || service.host.unstage(&ctx, access.as_ref(), &staging)).await
         })
         .await?;
         Ok(pb::NodeUnstageVolumeResponse {})
@@ -66,22 +71,21 @@ impl Service {
         &self,
         mut request: pb::NodePublishVolumeRequest,
     ) -> Result<pb::NodePublishVolumeResponse> {
-        let secrets = Secrets::new(std::mem::take(&mut request.secrets));
+        request.secrets.clear();
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         let target = validate::path("target_path", &request.target_path)?.to_path_buf();
         let staging = staging(&request.staging_target_path)?;
         let capability = self.node_capability(request.volume_capability.as_ref())?;
         let read_only = request.readonly || capability.mode.is_read_only();
-        let (service, context) = (self.clone(), request.volume_context.clone());
-        let publish_context = request.publish_context.clone();
+        let service = self.clone();
         let holds = vec![Hold::Shared(key(&id)), Hold::Exclusive(format!("path {}", target.display()))];
         self.single("NodePublishVolume", &request, holds, |ctx| async move {
-            let volume = service.access(&id, &context, &publish_context, &secrets).await?;
+            let access = service.backend.node.held(&id).await?;
             blocking(move || {
-                let (volume, capability) = (&volume, &capability);
+                let (access, capability) = (&access, &capability);
                 let wish = PublishRequest {
                     id: &id.0,
-                    volume,
+                    access,
                     capability,
                     staging: &staging,
                     target: &target,
@@ -117,10 +121,10 @@ impl Service {
     ) -> Result<pb::NodeGetVolumeStatsResponse> {
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         validate::text("volume_path", &request.volume_path, validate::MAX_PATH)?;
-        self.locate(&id).await?;
+        let access = self.backend.node.held(&id).await?;
         let path = validate::path("volume_path", &request.volume_path)?.to_path_buf();
         let host = self.host.clone();
-        let stats = blocking(move || host.stats(&path)).await?;
+        let stats = blocking(move || host.stats(&id.0, &access, &path)).await?;
         Ok(pb::NodeGetVolumeStatsResponse {
             volume_condition: Some(convert::condition(&stats.condition)),
             usage: usage(&stats),
@@ -131,26 +135,40 @@ impl Service {
         &self,
         mut request: pb::NodeExpandVolumeRequest,
     ) -> Result<pb::NodeExpandVolumeResponse> {
-        request.secrets.clear();
+        let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         validate::text("volume_path", &request.volume_path, validate::MAX_PATH)?;
-        let volume = self.locate(&id).await?;
+        let (access, size) = self.present(&id, &secrets).await?;
         let path = validate::path("volume_path", &request.volume_path)?.to_path_buf();
         let range = validate::range(request.capacity_range.as_ref())?;
-        if volume.size < range.required {
+        if let Some(size) = size.filter(|size| *size < range.required) {
             return Err(Error::OutOfRange(format!(
-                "capacity_range: volume {id} has {} bytes, {} are required; expand it at the controller first",
-                volume.size, range.required
+                "capacity_range: volume {id} has {size} bytes, {} are required; expand it at the controller first",
+                range.required
             )));
         }
         let service = self.clone();
         let holds = vec![Hold::Exclusive(key(&id))];
+        // Without leave to ask the server, the caller's word is what the controller has confirmed.
+        let wanted = size.or(Some(range.required).filter(|size| *size > 0));
         let capacity = self
             .single("NodeExpandVolume", &request, holds, |ctx| async move {
-                blocking(move || service.host.expand(&ctx, &volume, &path)).await
+                blocking(move || service.host.expand(&ctx, &access, wanted, &path)).await
             })
             .await?;
-        Ok(pb::NodeExpandVolumeResponse { capacity_bytes: bytes(capacity) })
+        Ok(pb::NodeExpandVolumeResponse { capacity_bytes: bytes(capacity.or(size).unwrap_or(0)) })
+    }
+
+    /// A volume that is on this node, with its size if the server can be asked: a node may have no key of its own.
+    async fn present(&self, id: &VolumeId, secrets: &Secrets) -> Result<(Access, Option<u64>)> {
+        let none = StringMap::new();
+        match self.access(id, &none, &none, secrets).await {
+            Ok(volume) => Ok((volume.access, volume.size)),
+            Err(Error::Invalid { field, .. }) if field == "secrets" => {
+                Ok((self.backend.node.held(id).await?, None))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn node_capability(&self, capability: Option<&pb::VolumeCapability>) -> Result<Capability> {
@@ -161,12 +179,6 @@ impl Service {
             .supports(&capability)
             .map_err(|e| Error::Refused(format!("volume_capability: {e}")))?;
         Ok(capability)
-    }
-
-    /// A volume for a call that brings no context.
-    async fn locate(&self, id: &VolumeId) -> Result<NodeVolume> {
-        let none = StringMap::new();
-        self.access(id, &none, &none, &Secrets::default()).await
     }
 
     async fn access(
@@ -216,6 +228,7 @@ fn usage(stats: &VolumeStats) -> Vec<pb::VolumeUsage> {
 struct Log {
     node: Arc<dyn NodeAccess>,
     id: VolumeId,
+    access: Access,
     runtime: Handle,
 }
 
@@ -226,5 +239,9 @@ impl FormatLog for Log {
 
     fn done(&self, fs: &str) -> Result<()> {
         self.runtime.block_on(self.node.formatted(&self.id, fs, true))
+    }
+
+    fn attached(&self, client: Option<&str>) -> Result<()> {
+        self.runtime.block_on(self.node.attached(&self.id, &self.access, client))
     }
 }

@@ -12,9 +12,9 @@ use super::layout::{Draft, Root, VOLUME_RECORD, failed, sync};
 use super::params::{Mutable, VolumeType};
 use super::plan::Plan;
 use super::record::{FsState, Requested, VolumeRecord, encode};
-use super::size::{Space, decide, minimum};
+use super::size::{Space, decide, decide_for_source, minimum};
 use super::store::{Found, Store};
-use crate::{CapacityRange, Ctx, Error, Result, Source, Volume};
+use crate::{Ctx, Error, Result, Source, Volume};
 
 /// The mode of a directory volume for which none is asked.
 const DIRECTORY_MODE: u32 = 0o770;
@@ -113,24 +113,10 @@ impl Store {
 
     fn capacity_for(&self, plan: &Plan, origin: Option<&Origin>) -> Result<u64> {
         let least = minimum(plan.params.kind, plan.block, plan.fs_type.as_deref());
-        let CapacityRange { required, limit } = plan.spec.range;
-        let Some(origin) = origin else {
-            return decide(plan.spec.range, self.config.default_size, least);
-        };
-        let short = |what: &str, bytes: u64| {
-            Error::OutOfRange(format!(
-                "capacity_range.{what}: {bytes} bytes, but the source has {}; ask for at least that",
-                origin.size
-            ))
-        };
-        if required != 0 && required < origin.size {
-            return Err(short("required_bytes", required));
+        match origin {
+            None => decide(plan.spec.range, self.config.default_size, least),
+            Some(origin) => decide_for_source(plan.spec.range, origin.size, least),
         }
-        if limit != 0 && limit < origin.size {
-            return Err(short("limit_bytes", limit));
-        }
-        let range = CapacityRange { required: required.max(origin.size), limit };
-        decide(range, origin.size, least)
     }
 
     fn make(

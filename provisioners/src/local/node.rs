@@ -18,7 +18,7 @@ impl Store {
                 VolumeType::File => Access::LoopFile { path },
                 VolumeType::Directory => Access::Directory { path },
             },
-            size,
+            size: Some(size),
             fs_type: found.record.fs_type,
             mkfs_options: params.mkfs_options,
             root_mode: params.mode.filter(|_| params.kind == VolumeType::File),

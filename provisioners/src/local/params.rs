@@ -5,16 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::config::LocalConfig;
+use crate::filesystem::{FS_TYPES, mkfs_options};
+use crate::parameters::docs;
 use crate::{Error, NameTemplate, ParameterDoc, Parameters, Result, StringMap};
-
-/// The file systems that the node's side can make.
-pub(super) const FS_TYPES: [&str; 3] = ["ext4", "xfs", "btrfs"];
-
-macro_rules! docs {
-    ($($name:literal, $meaning:literal, $default:literal, $mutable:literal;)*) => {
-        [$(ParameterDoc { name: $name, meaning: $meaning, default: $default, mutable: $mutable }),*]
-    };
-}
 
 /// Every parameter, for refusing others and for the documentation.
 pub(super) static DOCS: [ParameterDoc; 9] = docs! {
@@ -176,21 +169,4 @@ fn root_name(config: &LocalConfig, reader: &Parameters<'_>) -> Result<String> {
             format!("must be given, for no root is named default; known: {}", names()),
         )),
     }
-}
-
-/// Splits extra arguments for mkfs. A path could make mkfs write elsewhere or read the node's files, and a word that
-/// follows no option would be taken for a device, so both are refused.
-fn mkfs_options(text: &str) -> Result<Vec<String>, String> {
-    let mut after_option = false;
-    for word in text.split_whitespace() {
-        if let Some(bad) = word.chars().find(|c| !c.is_ascii_alphanumeric() && !"-_=,.:^+".contains(*c)) {
-            return Err(format!("{bad:?} cannot be in an option for mkfs"));
-        }
-        let option = word.starts_with('-') && word.len() > 1;
-        if !option && !after_option {
-            return Err(format!("{word:?} is no option and follows none; write such as \"-m 0\""));
-        }
-        after_option = option;
-    }
-    Ok(text.split_whitespace().map(str::to_owned).collect())
 }

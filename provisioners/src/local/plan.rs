@@ -2,9 +2,10 @@
 
 use super::config::LocalConfig;
 use super::handle::Handle;
-use super::params::{FS_TYPES, Params, VolumeType};
+use super::params::{Params, VolumeType};
 use super::record::VolumeRecord;
 use super::store::Store;
+use crate::filesystem::{supports_access, wished};
 use crate::{
     AccessType, Capability, Error, Result, StringMap, Topology, TopologyRequest, VolumeId, VolumeSpec,
     key_for,
@@ -47,7 +48,8 @@ impl Plan {
         let handle = Handle { root, key };
         Ok(Self {
             id: VolumeId(handle.to_string()),
-            fs_type: fs_type(&spec.capabilities, &params)?,
+            fs_type: wished(&spec.capabilities, params.fs_type.as_deref())?
+                .filter(|_| params.kind == VolumeType::File),
             handle,
             spec,
             params,
@@ -142,38 +144,7 @@ pub(super) fn supports(capability: &Capability) -> Result<()> {
             ),
         ));
     }
-    match &capability.access {
-        AccessType::Mount { fs_type, .. } if !fs_type.is_empty() && !FS_TYPES.contains(&fs_type.as_str()) => {
-            Err(Error::invalid(
-                "volume_capability.mount.fs_type",
-                format!("{fs_type:?} is unknown; known: {}", FS_TYPES.join(", ")),
-            ))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The one file system asked for by capabilities and parameter. Directories have none: there it is only checked.
-fn fs_type(capabilities: &[Capability], params: &Params) -> Result<Option<String>> {
-    let mut wish = params.fs_type.clone();
-    for capability in capabilities {
-        let AccessType::Mount { fs_type, .. } = &capability.access else {
-            continue;
-        };
-        match &wish {
-            _ if fs_type.is_empty() => {}
-            Some(other) if other != fs_type => {
-                return Err(Error::invalid(
-                    "volume_capability.mount.fs_type",
-                    format!(
-                        "{fs_type:?}, but {other:?} is asked for as well (another capability, or parameters[\"fsType\"]); ask for one"
-                    ),
-                ));
-            }
-            _ => wish = Some(fs_type.clone()),
-        }
-    }
-    Ok(wish.filter(|_| params.kind == VolumeType::File))
+    supports_access(&capability.access)
 }
 
 /// Whether a term of a topology requirement includes this node.

@@ -6,24 +6,15 @@ use std::io;
 use std::path::Path;
 
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::params::VolumeType;
-use crate::{AccessMode, Error, PvcMeta, Result, Source, StringMap};
+use crate::record::timestamp;
+pub(super) use crate::record::{FsState, Publication, Record, Requested, decode, encode};
+use crate::{Error, PvcMeta, Result, Source, StringMap};
 
-/// The version that this program writes, and the newest that it reads.
-pub(super) const SCHEMA: u32 = 1;
 /// A record larger than this is not ours: 1 MiB.
 const MAX_BYTES: u64 = 1 << 20;
-
-/// A kind of record.
-pub(super) trait Record: Serialize + DeserializeOwned {
-    /// What `kind` says in the file.
-    const KIND: &'static str;
-    /// The handle in the record.
-    fn id(&self) -> &str;
-}
 
 /// A volume's record: `volume.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,33 +50,6 @@ pub(super) struct VolumeRecord {
     /// By node.
     #[serde(default)]
     pub(super) published: BTreeMap<String, Publication>,
-}
-
-/// CSI `CapacityRange` as it was asked for; bytes, 0: not given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Requested {
-    pub(super) required: u64,
-    pub(super) limit: u64,
-}
-
-/// What is known of the file system on a volume.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FsState {
-    /// A format with this was begun and not completed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) formatting: Option<String>,
-    /// A format with this was completed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) formatted: Option<String>,
-}
-
-/// How a volume is published to one node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Publication {
-    pub(super) read_only: bool,
-    pub(super) mode: AccessMode,
-    pub(super) block: bool,
 }
 
 /// A snapshot's record: `snapshot.json`.
@@ -137,45 +101,6 @@ record!(VolumeRecord, "Volume");
 record!(SnapshotRecord, "Snapshot");
 record!(GroupRecord, "GroupSnapshot");
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Envelope<'a, T> {
-    schema: u32,
-    kind: &'static str,
-    #[serde(flatten)]
-    record: &'a T,
-}
-
-#[derive(Deserialize)]
-struct Head {
-    schema: u32,
-    kind: String,
-}
-
-/// A record's bytes. No byte can be cut off without notice: the last is the closing brace.
-pub(super) fn encode<T: Record>(record: &T) -> Result<Vec<u8>> {
-    let envelope = Envelope { schema: SCHEMA, kind: T::KIND, record };
-    serde_json::to_vec_pretty(&envelope)
-        .map_err(|e| Error::Internal(format!("encoding {}: {e}", record.id())))
-}
-
-/// Reads a record's bytes; `what` names it in errors. Damaged: [`Error::Corrupt`]; written by a newer version:
-/// [`Error::Refused`].
-pub(super) fn decode<T: Record>(what: &str, bytes: &[u8]) -> Result<T> {
-    let corrupt = |problem: String| Error::Corrupt { what: what.to_owned(), problem };
-    let head: Head = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
-    if head.schema > SCHEMA {
-        return Err(Error::Refused(format!(
-            "{what} has schema {}, written by a newer version; this one reads up to {SCHEMA}: use the newer version",
-            head.schema
-        )));
-    }
-    if head.schema == 0 || head.kind != T::KIND {
-        return Err(corrupt(format!("schema {} and kind {:?}, not {:?}", head.schema, head.kind, T::KIND)));
-    }
-    serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))
-}
-
 /// Checks the bytes of a volume's record (`volume.json`) and returns the handle in it. Damaged: [`Error::Corrupt`].
 pub fn check_volume_record(bytes: &[u8]) -> Result<String> {
     decode::<VolumeRecord>("the record", bytes).map(|record| record.id)
@@ -207,18 +132,4 @@ fn damaged(what: String, problem: &str) -> Error {
 /// Whether an error says that a path does not exist.
 pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-mod timestamp {
-    use jiff::Timestamp;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
-
-    pub(super) fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(time)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
-    }
 }

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::Local;
 use super::store::Store;
 use crate::{
-    Attachment, Capacity, CapacityQuery, CapacityRange, CapacityReport, Clones, Ctx, ExpandOutcome,
+    Access, Attachment, Capacity, CapacityQuery, CapacityRange, CapacityReport, Clones, Ctx, ExpandOutcome,
     Expansion, GroupSnapshot, GroupSnapshots, GroupSpec, Listing, Modify, NodeAccess, NodeId, NodeRequest,
     NodeVolume, Page, Placement, PublishRequest, Result, Snapshot, SnapshotId, SnapshotSpec, Snapshots,
     StringMap, Topology, Volume, VolumeId,
@@ -123,6 +123,11 @@ impl NodeAccess for Local {
     async fn access(&self, request: &NodeRequest<'_>) -> Result<NodeVolume> {
         let id = request.id.clone();
         self.run(move |store| store.access(&id)).await
+    }
+
+    async fn held(&self, id: &VolumeId) -> Result<Access> {
+        let id = id.clone();
+        self.run(move |store| store.access(&id).map(|volume| volume.access)).await
     }
 
     async fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()> {

@@ -36,7 +36,7 @@ async fn an_expansion_that_was_killed_half_way_is_completed() {
     let data = bench.root().join("v/disk.img");
     std::fs::OpenOptions::new().write(true).open(&data).unwrap().set_len(32 * MIB).unwrap();
     let node = bench.access(&id).await.unwrap();
-    assert_eq!(node.size, 32 * MIB);
+    assert_eq!(node.size, Some(32 * MIB));
     assert_eq!(expand(&bench, &id, 32 * MIB, 0).await.unwrap().capacity, 32 * MIB);
     assert_eq!(bench.local.get(&id).await.unwrap().capacity, 32 * MIB);
     assert_eq!((length(&bench), bench.host.count("grown")), (32 * MIB, 1));

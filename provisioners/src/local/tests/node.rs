@@ -16,7 +16,7 @@ async fn a_node_is_told_all_it_needs() {
     let node = access(&bench, &id).await.unwrap();
     let path = bench.root().join("v/disk.img");
     assert_eq!(node.access, crate::Access::LoopFile { path });
-    assert_eq!((node.size, node.root_mode), (300 * MIB, Some(0o750)));
+    assert_eq!((node.size, node.root_mode), (Some(300 * MIB), Some(0o750)));
     assert_eq!(node.fs_type.as_deref(), Some("xfs"));
     assert_eq!(node.mkfs_options, ["-K", "-m", "reflink=0"]);
     assert_eq!((node.formatting, node.formatted), (false, None));

@@ -1,0 +1,105 @@
+//! From how a volume is got at to a block device on this node, and back.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use provisioners::{Access, Ctx, Error, Result};
+
+use super::{Host, device, loopdev};
+
+/// How long a device may take to show a size that its server has confirmed.
+const GROWS: Duration = Duration::from_secs(10);
+
+/// A device that was attached, or found.
+pub struct Attached {
+    /// Its node in /dev.
+    pub device: PathBuf,
+    /// It was not there before this call.
+    pub fresh: bool,
+    /// As which client the volume's server sees it, if that is known.
+    pub client: Option<String>,
+}
+
+/// What is to be attached.
+pub struct AttachRequest<'a> {
+    /// The volume's handle, for messages.
+    pub id: &'a str,
+    /// How to get at it.
+    pub access: &'a Access,
+    /// For reading only.
+    pub read_only: bool,
+    /// Nobody else may have it open.
+    pub alone: bool,
+}
+
+impl Host {
+    /// The device of a volume, if it is attached to this node. A directory has none.
+    pub(super) fn device_of(&self, access: &Access) -> Result<Option<PathBuf>> {
+        match access {
+            Access::Directory { .. } => Ok(None),
+            Access::LoopFile { path } => loopdev::find(path),
+            Access::Rbd(image) => Ok(self.rbd.find(image)?.map(|mapping| mapping.device)),
+        }
+    }
+
+    /// Attaches a volume, or finds the device that it is attached as.
+    pub(super) fn attach(&self, ctx: &Ctx, r: &AttachRequest<'_>) -> Result<Attached> {
+        ctx.stage("attaching");
+        match r.access {
+            Access::Directory { .. } => {
+                let problem = format!("volume {} is a directory and cannot be a block device", r.id);
+                Err(Error::invalid("volume_capability", problem))
+            }
+            Access::LoopFile { path } => {
+                let fresh = loopdev::find(path)?.is_none();
+                Ok(Attached { device: loopdev::attach(path, r.read_only)?, fresh, client: None })
+            }
+            Access::Rbd(image) => self.rbd.map(&self.tools, ctx, image, r),
+        }
+    }
+
+    /// Detaches a device that this driver attached.
+    pub(super) fn detach(&self, ctx: &Ctx, device: &Path) -> Result<()> {
+        ctx.stage("detaching");
+        match self.rbd.owner(device)? {
+            Some(mapping) => self.rbd.unmap(ctx, &mapping),
+            None if device::is_loop(device) => loopdev::detach(device),
+            None => Ok(()),
+        }
+    }
+
+    /// A failed stage leaves no device that was not there before.
+    pub(super) fn detach_again(&self, ctx: &Ctx, attached: &Attached) {
+        if attached.fresh
+            && let Err(error) = self.detach(ctx, &attached.device)
+        {
+            tracing::warn!(device = %attached.device.display(), %error, "detaching after a failed stage");
+        }
+    }
+
+    /// Has a device show the size that its volume has now (`None`: as its server says). The size then.
+    pub(super) fn resize_device(
+        &self,
+        ctx: &Ctx,
+        access: &Access,
+        device: &Path,
+        size: Option<u64>,
+    ) -> Result<u64> {
+        if size.is_some_and(|size| loopdev::size(device).is_ok_and(|has| has == size)) {
+            return loopdev::size(device);
+        }
+        ctx.stage("growing the device");
+        match access {
+            Access::Rbd(image) => self.rbd.grow(image, size)?,
+            _ => loopdev::grow(device)?,
+        }
+        let begun = Instant::now();
+        loop {
+            let has = loopdev::size(device)?;
+            if size.is_none_or(|size| has >= size) || begun.elapsed() > GROWS {
+                return Ok(has);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}

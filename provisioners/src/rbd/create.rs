@@ -1,0 +1,335 @@
+//! Making a volume: empty, from a snapshot or from another volume.
+//!
+//! The intent is noted first, the image made second, its record written last: an image with a record is complete, one
+//! without is removed by the next call if the intent is ours and it holds nothing, and left alone otherwise.
+
+use jiff::Timestamp;
+
+use super::ffi::Errno;
+use super::handle::{Handle, parse_handle};
+use super::plan::Plan;
+use super::record::{FS, Found, Intent, OURS, Requested, VOLUME, VolumeRecord, encode};
+use super::site::{INTENTS, Site};
+use super::snapshot::clone_snapshot;
+use super::store::Store;
+use crate::size::{decide, decide_for_source, file_system_minimum};
+use crate::{Ctx, Error, Result, Source, Volume};
+
+/// What a volume is filled from: a snapshot of an image.
+struct Origin {
+    site: Site,
+    /// The image's name now.
+    image: String,
+    snapshot: String,
+    /// Bytes.
+    size: u64,
+    /// Of the new image.
+    depth: u32,
+    fs: Option<String>,
+    /// The snapshot was taken for this and is removed again.
+    temporary: bool,
+    image_id: String,
+}
+
+impl Store {
+    /// Makes the planned volume, or finds the one made before.
+    pub(super) fn create(&self, ctx: &Ctx, plan: &Plan) -> Result<Volume> {
+        let site = self.site(&plan.handle.place, ctx.secrets())?;
+        let name = &plan.handle.name;
+        if let Some(id) = site.image_id(name)?
+            && let Some(found) = self.made_before(&site, plan, &id)?
+        {
+            return self.confirm(plan, &found);
+        }
+        self.not_elsewhere(ctx, &site, plan)?;
+        ctx.check()?;
+        let origin = self.origin(ctx, &site, plan)?;
+        let least = file_system_minimum((!plan.block).then(|| plan.fs_type.as_deref().unwrap_or("ext4")));
+        let capacity = match &origin {
+            None => decide(plan.spec.range, self.config.default_size, least)?,
+            Some(origin) => decide_for_source(plan.spec.range, origin.size, least)?,
+        };
+        self.check_room(&site, plan)?;
+        ctx.stage("creating");
+        let intent = Intent {
+            id: plan.id.0.clone(),
+            name: plan.spec.name.clone(),
+            cluster: self.config.owner.clone(),
+            since: Timestamp::now(),
+        };
+        site.note(INTENTS, &format!("create/{name}"), &intent)?;
+        ctx.check()?;
+        self.make_image(&site, plan, origin.as_ref(), capacity)?;
+        ctx.check()?;
+        self.complete(ctx, &site, plan, origin, capacity)
+    }
+
+    /// A volume of this name that is complete. What an earlier call left half made is removed.
+    fn made_before(&self, site: &Site, plan: &Plan, id: &str) -> Result<Option<Found>> {
+        let name = &plan.handle.name;
+        let header = site.header(id)?;
+        if let Some(header) = header.clone()
+            && let Some(found) = Found::read(&plan.handle, header)?
+        {
+            return Ok(Some(found));
+        }
+        let intent = site.intent(name)?;
+        let ours = intent.is_some_and(|it| it.name == plan.spec.name && it.cluster == self.config.owner);
+        if !ours {
+            return Err(collision(&plan.handle, "it has no record of this driver"));
+        }
+        if header.is_some() {
+            holds_nothing(site, id).map_err(|why| collision(&plan.handle, &why))?;
+        }
+        match site.pool.remove(name) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(e) => return Err(site.fail(&format!("removing half-made image {}", plan.handle.spec()), e)),
+        }
+        tracing::info!(image = %plan.handle.spec(), "removed what an interrupted creation left");
+        Ok(None)
+    }
+
+    fn confirm(&self, plan: &Plan, found: &Found) -> Result<Volume> {
+        let record = &found.record;
+        if record.name != plan.spec.name || record.cluster != self.config.owner {
+            let of = format!("it is the volume of name {:?} of cluster {:?}", record.name, record.cluster);
+            return Err(collision(&plan.handle, &of));
+        }
+        if found.is_deleted() {
+            return Err(Error::Unavailable(format!(
+                "volume {} of the same name is being deleted; repeat the call",
+                plan.handle
+            )));
+        }
+        match plan.differs(&self.config, found)? {
+            Some(what) => Err(exists(plan, &what)),
+            None => Ok(self.show(found)),
+        }
+    }
+
+    /// The name is the volume's in every configured pool: one that was made elsewhere with other parameters is found.
+    fn not_elsewhere(&self, ctx: &Ctx, site: &Site, plan: &Plan) -> Result<()> {
+        if plan.params.template.is_some() {
+            return Ok(());
+        }
+        for place in self.other_places(&plan.handle.place) {
+            let other = self.site(&place, ctx.secrets())?;
+            let Some(id) = other.image_id(&plan.handle.name)? else { continue };
+            let handle = other.handle(&plan.handle.name);
+            let found = other.header(&id)?.map(|header| Found::read(&handle, header)).transpose()?.flatten();
+            if found.is_some_and(|f| f.record.name == plan.spec.name && f.record.cluster == self.config.owner)
+            {
+                let (has, asked) = (place.path(), site.place.path());
+                return Err(exists(plan, &format!("pool (it has {has}; asked: {asked})")));
+            }
+        }
+        Ok(())
+    }
+
+    fn origin(&self, ctx: &Ctx, site: &Site, plan: &Plan) -> Result<Option<Origin>> {
+        let Some(source) = &plan.spec.source else { return Ok(None) };
+        let handle = match source {
+            Source::Volume(id) => parse_handle(&id.0)
+                .map_err(|_| Error::NotFound(format!("volume_content_source: there is no volume {id}"))),
+            Source::Snapshot(id) => parse_handle(&id.0)
+                .map_err(|_| Error::NotFound(format!("volume_content_source: there is no snapshot {id}"))),
+        }?;
+        if handle.place.cluster != site.place.cluster {
+            return Err(Error::invalid(
+                "volume_content_source",
+                format!(
+                    "{handle} is in another cluster than {}; data cannot be cloned across",
+                    site.place.cluster
+                ),
+            ));
+        }
+        let origin = match source {
+            Source::Volume(_) => self.origin_volume(ctx, plan, &handle)?,
+            Source::Snapshot(_) => self.origin_snapshot(ctx, &handle)?,
+        };
+        if let (Some(asked), Some(has), false) = (&plan.fs_type, &origin.fs, plan.block)
+            && asked != has
+        {
+            let problem = format!("{asked:?}, but the source holds {has}; ask for {has}");
+            return Err(Error::invalid("fsType", problem));
+        }
+        Ok(Some(origin))
+    }
+
+    fn origin_volume(&self, ctx: &Ctx, plan: &Plan, handle: &Handle) -> Result<Origin> {
+        let site = self.site(&handle.place, ctx.secrets())?;
+        let found = self.volume_at(&site, handle)?;
+        let depth = self.depth_above(ctx, &site, &found)?;
+        // A size that cannot be is refused before anything is done to the source.
+        decide_for_source(plan.spec.range, found.header.size, (0, "a clone"))?;
+        ctx.stage("taking a snapshot of the source");
+        let snapshot = clone_snapshot(&plan.handle.name);
+        let image = site.open(&found.header.image)?;
+        match image.snapshot(&snapshot) {
+            // Left by a call that was killed; the clone was not made, so its moment is as good as now.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(site.fail(&format!("taking a snapshot of {}", handle.spec()), e)),
+        }
+        drop(image);
+        Ok(Origin {
+            image: handle.name.clone(),
+            image_id: found.header.image.clone(),
+            snapshot,
+            size: found.header.size,
+            depth,
+            fs: found.fs().formatted,
+            temporary: true,
+            site,
+        })
+    }
+
+    fn origin_snapshot(&self, ctx: &Ctx, handle: &Handle) -> Result<Origin> {
+        let site = self.site(&handle.place, ctx.secrets())?;
+        let record = self.snapshot_at(&site, handle)?;
+        let gone = || Error::NotFound(format!("snapshot {handle}: its image is gone"));
+        let image = site.image_name(&record.image)?.ok_or_else(gone)?;
+        let header = site.header(&record.image)?.ok_or_else(gone)?;
+        let source = parse_handle(&record.source)?;
+        let found = Found::read(&source, header)?.ok_or_else(gone)?;
+        Ok(Origin {
+            depth: self.depth_above(ctx, &site, &found)?,
+            image,
+            image_id: record.image,
+            snapshot: record.snapshot,
+            size: record.size,
+            fs: found.fs().formatted,
+            temporary: false,
+            site,
+        })
+    }
+
+    fn make_image(&self, site: &Site, plan: &Plan, origin: Option<&Origin>, capacity: u64) -> Result<()> {
+        let (name, options) = (&plan.handle.name, &plan.params.options);
+        let made = match origin {
+            None => site.pool.create(name, capacity, options),
+            Some(origin) => {
+                origin.site.pool.clone_to((&origin.image, &origin.snapshot), &site.pool, name, options)
+            }
+        };
+        made.map_err(|errno| match errno {
+            Errno::EXIST => Error::Unavailable(format!(
+                "image {} appeared while it was made; repeat the call",
+                plan.handle.spec()
+            )),
+            Errno::TIMEDOUT => self.why_slow(site, &plan.handle),
+            other => site.fail(&format!("creating image {}", plan.handle.spec()), other),
+        })
+    }
+
+    fn complete(
+        &self,
+        ctx: &Ctx,
+        site: &Site,
+        plan: &Plan,
+        origin: Option<Origin>,
+        capacity: u64,
+    ) -> Result<Volume> {
+        let name = &plan.handle.name;
+        let vanished =
+            || Error::Unavailable(format!("image {} vanished; repeat the call", plan.handle.spec()));
+        let id = site.image_id(name)?.ok_or_else(vanished)?;
+        let depth = origin.as_ref().map_or(0, |origin| origin.depth);
+        let mut inherited = Vec::new();
+        let mut fs = None;
+        if let Some(origin) = origin {
+            if capacity > origin.size {
+                let grown = site.open(&id)?.grow(capacity);
+                grown.map_err(|e| site.fail(&format!("growing image {}", plan.handle.spec()), e))?;
+            }
+            let header = site.header(&id)?.ok_or_else(vanished)?;
+            // The file system came along; all else that we noted is about the parent.
+            fs = header.meta.get(FS).cloned();
+            inherited.extend(header.meta.into_keys().filter(|key| key.starts_with(OURS)));
+            self.remove_temporary(&origin)?;
+        }
+        let record = self.record_for(plan, depth);
+        let bytes = encode(&record)?;
+        let mut set = vec![(VOLUME, bytes.as_slice())];
+        set.extend(fs.as_ref().map(|fs| (FS, fs.as_bytes())));
+        let remove: Vec<_> = inherited.iter().map(String::as_str).collect();
+        site.update(&id, &set, &remove)?;
+        self.tasks.intent_done(site, name);
+        if depth > self.config.soft_depth {
+            self.tasks.flatten(site, &id, name)?;
+        }
+        tracing::info!(volume = %plan.handle, capacity, depth, "created");
+        ctx.stage("created");
+        let header = super::site::Header {
+            image: id,
+            size: capacity,
+            has_snapshots: false,
+            meta: std::collections::BTreeMap::new(),
+        };
+        Ok(self.show(&Found { handle: plan.handle.clone(), header, record }))
+    }
+
+    fn remove_temporary(&self, origin: &Origin) -> Result<()> {
+        if !origin.temporary {
+            return Ok(());
+        }
+        match origin.site.open(&origin.image_id)?.remove_snapshot(&origin.snapshot) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(origin.site.fail(&format!("removing a clone's snapshot of {}", origin.image), e)),
+        }
+    }
+
+    fn record_for(&self, plan: &Plan, depth: u32) -> VolumeRecord {
+        let spec = &plan.spec;
+        VolumeRecord {
+            id: plan.id.0.clone(),
+            name: spec.name.clone(),
+            cluster: self.config.owner.clone(),
+            pvc: spec.pvc.clone(),
+            requested: Requested { required: spec.range.required, limit: spec.range.limit },
+            parameters: spec.parameters.clone(),
+            source: spec.source.clone(),
+            block: plan.block,
+            fs_type: plan.fs_type.clone(),
+            created: Timestamp::now(),
+            depth,
+        }
+    }
+}
+
+/// Proves that an image without a record holds nothing: no data of its own, no snapshot, nobody has it open.
+pub(super) fn holds_nothing(site: &Site, id: &str) -> Result<(), String> {
+    let look = || -> Result<Option<String>, Errno> {
+        let image = super::ffi::Image::look(&site.pool, id, None)?;
+        if let Some(watcher) = image.watchers()?.first() {
+            return Ok(Some(format!("{} has it open", watcher.address)));
+        }
+        if let Some(snapshot) = image.snapshots()?.first() {
+            return Ok(Some(format!("it has snapshot {}", snapshot.name)));
+        }
+        let mut data = None;
+        image.diff(None, (0, image.size()?), false, |offset, _, exists| {
+            data = exists.then_some(offset).or(data);
+            data.is_none()
+        })?;
+        Ok(data.map(|offset| format!("it holds data at byte {offset}")))
+    };
+    match look() {
+        Ok(None) | Err(Errno::NOENT) => Ok(()),
+        Ok(Some(why)) => Err(why),
+        Err(errno) => Err(format!("it could not be looked at: {}", std::io::Error::from(errno))),
+    }
+}
+
+fn exists(plan: &Plan, what: &str) -> Error {
+    Error::AlreadyExists(format!(
+        "a volume named {:?} exists and differs in: {what}; use another name or the same parameters",
+        plan.spec.name
+    ))
+}
+
+fn collision(handle: &Handle, why: &str) -> Error {
+    Error::AlreadyExists(format!(
+        "collision: image {} exists and is not this volume ({why}); nothing was changed; remove it or change nameTemplate",
+        handle.spec()
+    ))
+}

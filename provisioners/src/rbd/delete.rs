@@ -1,0 +1,214 @@
+//! Deleting: the image goes to the trash, marked; its space is freed behind. One that still has snapshots is set aside
+//! until the last of them is deleted.
+
+use jiff::Timestamp;
+
+use super::config::Purge;
+use super::ffi::{Errno, Image, Watcher};
+use super::handle::{Handle, parse_handle};
+use super::record::{DELETED, Found, VOLUME, VolumeRecord, decode};
+use super::site::{Header, Site};
+use super::snapshot::CLONE_SNAPSHOT;
+use super::store::Store;
+use crate::{Ctx, Error, Result, VolumeId};
+
+/// What the name of an image begins with that is deleted and has snapshots still.
+pub(super) const SET_ASIDE: &str = "volumectl.deleted.";
+
+impl Store {
+    /// Deletes a volume. None such: `Ok`.
+    pub(super) fn delete(&self, ctx: &Ctx, id: &VolumeId) -> Result<()> {
+        let Ok(handle) = parse_handle(&id.0) else { return Ok(()) };
+        self.sessions.cluster(&handle.place.cluster).map_err(|e| Error::Refused(e.to_string()))?;
+        let site = self.site(&handle.place, ctx.secrets())?;
+        let Some(image) = site.image_id(&handle.name)? else { return Ok(()) };
+        let Some(header) = site.header(&image)? else {
+            return self.remove_torn(&site, &handle);
+        };
+        let Some(found) = Found::read(&handle, header)? else {
+            return self.delete_recordless(&site, &handle, &image);
+        };
+        self.check_unused(&found)?;
+        ctx.check()?;
+        ctx.stage("marking as deleted");
+        if !found.is_deleted() {
+            site.update(&image, &[(DELETED, Timestamp::now().to_string().as_bytes())], &[])?;
+        }
+        ctx.check()?;
+        ctx.stage("moving to the trash");
+        let unmark = |error: Error| {
+            if let Err(other) = site.update(&image, &[], &[DELETED]) {
+                tracing::warn!(volume = %handle, %other, "the mark of a deletion that was refused stays");
+            }
+            error
+        };
+        if found.header.has_snapshots && self.set_aside(&site, &found).map_err(unmark)? {
+            tracing::info!(volume = %handle, "deleted; its image stays until its snapshots are deleted");
+            return Ok(());
+        }
+        self.discard(&site, &found.header, &handle.name).map_err(unmark)?;
+        tracing::info!(volume = %handle, "deleted");
+        Ok(())
+    }
+
+    fn check_unused(&self, found: &Found) -> Result<()> {
+        let handle = &found.handle;
+        if found.record.cluster != self.config.owner {
+            return Err(Error::Refused(format!(
+                "volume {handle} belongs to cluster {:?}, not to {:?}; delete it there",
+                found.record.cluster, self.config.owner
+            )));
+        }
+        let nodes: Vec<_> = found.published().into_keys().collect();
+        if self.config.attach && !nodes.is_empty() {
+            return Err(Error::Refused(format!(
+                "volume {handle} is published to {}; unpublish it there first",
+                nodes.join(", ")
+            )));
+        }
+        Ok(())
+    }
+
+    /// An image whose creation or removal was interrupted so early or late that it has no header.
+    fn remove_torn(&self, site: &Site, handle: &Handle) -> Result<()> {
+        match site.pool.remove(&handle.name) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(site.fail(&format!("removing what is left of {}", handle.spec()), e)),
+        }
+    }
+
+    /// An image without a record is not deleted, unless it is what our own interrupted creation left.
+    fn delete_recordless(&self, site: &Site, handle: &Handle, image: &str) -> Result<()> {
+        let ours = site.intent(&handle.name)?.is_some_and(|it| it.cluster == self.config.owner);
+        if ours && super::create::holds_nothing(site, image).is_ok() {
+            return self.remove_torn(site, handle);
+        }
+        Err(Error::Refused(format!(
+            "image {} has no record of this driver, so it is not deleted; `rbd rm {}` removes it if nobody needs it",
+            handle.spec(),
+            handle.spec()
+        )))
+    }
+
+    /// Renames an image that has snapshots of users, so that its name is free; whether it has any.
+    fn set_aside(&self, site: &Site, found: &Found) -> Result<bool> {
+        let id = &found.header.image;
+        let Some(image) = site.look(id)? else { return Ok(false) };
+        let kept = self.kept_snapshots(site, id, &image)?;
+        if kept.is_empty() {
+            return Ok(false);
+        }
+        let watchers = image.watchers().map_err(|e| site.fail("listing watchers", e))?;
+        if !watchers.is_empty() {
+            return Err(in_use(found, &watchers));
+        }
+        drop(image);
+        let name = &found.handle.name;
+        match site.pool.rename(name, &format!("{SET_ASIDE}{id}")) {
+            Ok(()) => Ok(true),
+            Err(e) => Err(site.fail(&format!("renaming image {}", found.handle.spec()), e)),
+        }
+    }
+
+    /// The snapshots that keep an image; those left by interrupted clones are removed.
+    fn kept_snapshots(&self, site: &Site, id: &str, image: &Image) -> Result<Vec<String>> {
+        let snapshots = image.snapshots().map_err(|e| site.fail("listing snapshots", e))?;
+        let names = snapshots.into_iter().map(|snapshot| snapshot.name);
+        let (stale, kept): (Vec<_>, Vec<_>) = names.partition(|name| name.starts_with(CLONE_SNAPSHOT));
+        if !stale.is_empty() {
+            let image = site.open(id)?;
+            for name in stale {
+                image.remove_snapshot(&name).map_err(|e| site.fail("removing a clone's snapshot", e))?;
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Moves an image to the trash and has it purged.
+    pub(super) fn discard(&self, site: &Site, header: &Header, name: &str) -> Result<()> {
+        match site.pool.trash(name) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::BUSY) => return Err(self.explain_busy(site, header, name)),
+            Err(e) => return Err(site.fail(&format!("moving image {name} to the trash"), e)),
+        }
+        self.tasks.purge(site, &header.image, header.size);
+        if self.config.purge == Purge::Inline
+            && !self.tasks.wait_purged(&header.image, self.config.call_timeout)
+        {
+            tracing::info!(image = name, "in the trash; its space is freed when its clones are gone");
+        }
+        Ok(())
+    }
+
+    fn explain_busy(&self, site: &Site, header: &Header, name: &str) -> Error {
+        let watchers = site.look(&header.image).ok().flatten().and_then(|image| image.watchers().ok());
+        match (Found::read(&site.handle(name), header.clone()), watchers) {
+            (Ok(Some(found)), Some(watchers)) => in_use(&found, &watchers),
+            _ => {
+                Error::Refused(format!("image {} is in use; see `rbd status {0}`", site.handle(name).spec()))
+            }
+        }
+    }
+
+    /// What is in the trash of a place and marked as ours, queued; also images that were set aside and have no
+    /// snapshots any more. How many.
+    pub(super) fn sweep(&self, site: &Site) -> Result<usize> {
+        let listed = site.pool.trash_list().map_err(|e| site.fail("listing the trash", e))?;
+        let mut queued = 0;
+        for entry in listed.into_iter().filter(|entry| entry.by_user) {
+            let Some(header) = site.header(&entry.id)? else { continue };
+            if marked_by(&header, &self.config.owner) {
+                self.tasks.purge(site, &entry.id, header.size);
+                queued += 1;
+            }
+        }
+        let images = site.pool.images().map_err(|e| site.fail("listing images", e))?;
+        for (id, name) in images.into_iter().filter(|(_, name)| name.starts_with(SET_ASIDE)) {
+            queued += usize::from(self.release(site, &id, &name)?);
+        }
+        Ok(queued)
+    }
+
+    /// Moves an image that was set aside to the trash if no snapshot needs it any more; whether it did.
+    pub(super) fn release(&self, site: &Site, id: &str, name: &str) -> Result<bool> {
+        let Some(header) = site.header(id)? else { return Ok(false) };
+        if !name.starts_with(SET_ASIDE) || !marked_by(&header, &self.config.owner) {
+            return Ok(false);
+        }
+        let Some(image) = site.look(id)? else { return Ok(false) };
+        if !self.kept_snapshots(site, id, &image)?.is_empty() {
+            return Ok(false);
+        }
+        drop(image);
+        self.discard(site, &header, name)?;
+        Ok(true)
+    }
+}
+
+/// Whether an image is one that we have marked as deleted.
+pub(super) fn marked_by(header: &Header, owner: &str) -> bool {
+    let record = header.meta.get(VOLUME).map(|text| decode::<VolumeRecord>("the record", text.as_bytes()));
+    header.meta.contains_key(DELETED) && matches!(record, Some(Ok(record)) if record.cluster == owner)
+}
+
+/// "Still in use", with who: client address, node, and the command that helps.
+pub(super) fn in_use(found: &Found, watchers: &[Watcher]) -> Error {
+    let (clients, published) = (found.clients(), found.published());
+    let who = watchers.iter().map(|watcher| {
+        let node = clients.iter().find(|(_, note)| note.address == watcher.address).map(|(node, _)| node);
+        match node {
+            Some(node) => format!("client {} on node {node}", watcher.address),
+            None => format!("client {}", watcher.address),
+        }
+    });
+    let who: Vec<_> = who.collect();
+    let nodes: Vec<_> = published.into_keys().collect();
+    let attached =
+        if nodes.is_empty() { String::new() } else { format!(" (published to {})", nodes.join(", ")) };
+    Error::Refused(format!(
+        "volume {} is in use by {}{attached}; unmap it there, or see `volumectl lock ls --image {}`",
+        found.handle,
+        who.join(", "),
+        found.handle.spec()
+    ))
+}

@@ -1,0 +1,333 @@
+//! Taking an image from an owner that is dead: fenced first, then its lock broken, every step journalled.
+//!
+//! The owner is read twice; a live one is refused. The fence is the exact client, address and nonce, so that nothing
+//! else on its host is hit unless that is asked for.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::ffi::Errno;
+use super::handle::Handle;
+use super::locks::{Alive, ImageLocks, LockOwner, host_of, open_elsewhere};
+use super::params::EXCLUSIVE_LOCK;
+use super::record::{Found, Record};
+use super::site::Site;
+use super::store::Store;
+use crate::{Error, NodeState, Result};
+
+/// The map of journal entries.
+const JOURNAL: &str = "volumectl.journal";
+/// The time between the two readings of the owner: a lock that changes hands is seen.
+const BETWEEN: Duration = Duration::from_secs(2);
+/// How long a fence lasts where nothing else is said, in seconds: as Ceph's own (`rbd_blocklist_expire_seconds`).
+const EXPIRE: u64 = 3600;
+
+/// What may be done.
+#[derive(Debug, Clone, Copy)]
+pub struct FenceOptions {
+    /// Also an owner that lives.
+    pub force: bool,
+    /// Every client on the owner's host, not only the one.
+    pub host: bool,
+    /// For how long, in seconds.
+    pub expire: u64,
+}
+
+impl Default for FenceOptions {
+    fn default() -> Self {
+        Self { force: false, host: false, expire: EXPIRE }
+    }
+}
+
+/// What is to be done, to be shown before it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FencePlan {
+    /// The image with its locks as they were read.
+    pub image: ImageLocks,
+    /// The owner to be fenced.
+    pub owner: LockOwner,
+    /// What goes on the blocklist: one client, or a host.
+    pub fence: String,
+    /// For how long, in seconds.
+    pub expire: u64,
+    /// The other images that it has open: they are hit, too.
+    pub others: Vec<String>,
+    /// The steps in words.
+    pub steps: Vec<String>,
+}
+
+/// One step that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// When.
+    #[serde(with = "crate::record::timestamp")]
+    pub time: Timestamp,
+    /// What.
+    pub what: String,
+    /// How it ended: `done`, or why not.
+    pub result: String,
+}
+
+/// A journal entry: what was done, and how it is taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FenceReport {
+    /// For `volumectl lock undo`.
+    pub id: String,
+    /// `<pool>[/<namespace>]/<image>`.
+    pub image: String,
+    /// What was put on the blocklist; empty: nothing.
+    pub fence: String,
+    /// The steps so far.
+    pub steps: Vec<Step>,
+    /// Whether the fence was taken back.
+    pub undone: bool,
+}
+
+impl Record for FenceReport {
+    const KIND: &'static str = "Fence";
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// What the driver knows of a dead holder.
+pub(super) struct Recovery {
+    node: String,
+    address: Option<String>,
+}
+
+impl Recovery {
+    pub(super) fn of_node(node: &str, address: Option<String>) -> Self {
+        Self { node: node.to_owned(), address }
+    }
+}
+
+impl Store {
+    /// Reads the owner twice and plans. Nobody holds a lock: `None`. It lives (or its node is Ready, by `nodes`):
+    /// [`Error::Refused`] with the evidence, unless forced.
+    pub(super) fn plan_fence(
+        &self,
+        site: &Site,
+        handle: &Handle,
+        options: FenceOptions,
+        state: &dyn Fn(&str) -> Option<NodeState>,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<Option<FencePlan>> {
+        let first = Self::read_locks(site, handle)?;
+        let Some(owner) = first.locks.first().cloned() else { return Ok(None) };
+        std::thread::sleep(BETWEEN);
+        let image = Self::read_locks(site, handle)?;
+        let same = |lock: &LockOwner| (&lock.client, &lock.cookie) == (&owner.client, &owner.cookie);
+        let Some(owner) = image.locks.iter().find(|lock| same(lock)).cloned() else {
+            return Err(Error::Refused(format!(
+                "{}: the lock changed hands between two readings: somebody is using it",
+                handle.spec()
+            )));
+        };
+        if !options.force {
+            refuse_live(&image, &owner, state)?;
+        }
+        let fence = if options.host { host_of(&owner.address).to_owned() } else { owner.address.clone() };
+        let hit = |address: &str| {
+            if options.host { host_of(address) == fence } else { address == fence }
+        };
+        let mut others = open_elsewhere(site, &handle.name, hit, progress)?;
+        for place in self.sites()?.into_iter().filter(|other| other.place != site.place) {
+            others.extend(open_elsewhere(&place, "", hit, progress)?);
+        }
+        let steps = vec![
+            format!(
+                "fence {fence} for {} s: ceph osd blocklist add {fence} {}",
+                options.expire, options.expire
+            ),
+            format!("break the {} lock {:?} of {}", owner.kind, owner.cookie, owner.client),
+            "open the image afresh and take its lock".into(),
+        ];
+        Ok(Some(FencePlan { image, owner, fence, expire: options.expire, others, steps }))
+    }
+
+    fn read_locks(site: &Site, handle: &Handle) -> Result<ImageLocks> {
+        let none = || Error::NotFound(format!("there is no image {}", handle.spec()));
+        let id = site.image_id(&handle.name)?.ok_or_else(none)?;
+        let around = Self::surroundings(site)?;
+        Self::image_locks(site, &around, &handle.name, &id)?.ok_or_else(none)
+    }
+
+    /// Does what was planned, if the owner is still the same. Each step is journalled before the next.
+    pub(super) fn fence(&self, site: &Site, handle: &Handle, plan: &FencePlan) -> Result<FenceReport> {
+        let now = Self::read_locks(site, handle)?;
+        let owner = &plan.owner;
+        if !now.locks.iter().any(|lock| (&lock.client, &lock.cookie) == (&owner.client, &owner.cookie)) {
+            return Err(Error::Refused(format!(
+                "{}: the owner of the lock is another one than was planned for; plan again",
+                handle.spec()
+            )));
+        }
+        let mut journal = Journal::start(site, handle, &plan.fence)?;
+        journal.step(&plan.steps[0], || blocklist(site, &plan.fence, plan.expire))?;
+        let id = site.image_id(&handle.name)?.unwrap_or_default();
+        journal.step(&plan.steps[1], || match site.open(&id)?.break_lock(&owner.client, &owner.cookie) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(site.fail(&format!("breaking the lock of {}", handle.spec()), e)),
+        })?;
+        journal.step(&plan.steps[2], || verify(site, handle, &id))?;
+        tracing::warn!(image = %handle.spec(), fence = %plan.fence, id = %journal.report.id, "recovered");
+        Ok(journal.report)
+    }
+
+    /// Takes a volume from a holder whose node is proved dead: nobody has it open, and nothing else is open by the same
+    /// client.
+    pub(super) fn recover_dead(&self, site: &Site, found: &Found, holder: Recovery) -> Result<()> {
+        let handle = &found.handle;
+        let options = FenceOptions::default();
+        if let Some(plan) = self.plan_fence(site, handle, options, &|_| None, &|_, _| {})? {
+            if let Some(other) = plan.others.first() {
+                return Err(Error::Refused(format!(
+                    "{} still has {other} open, so it lives; volume {handle} is not taken from it",
+                    plan.fence
+                )));
+            }
+            self.fence(site, handle, &plan)?;
+            return Ok(());
+        }
+        // No lock: the holder never wrote. It is fenced all the same, for it may come back and begin.
+        let Some(address) = holder.address else { return Ok(()) };
+        if open_elsewhere(site, &handle.name, |open| open == address, &|_, _| {})?.is_empty() {
+            let mut journal = Journal::start(site, handle, &address)?;
+            let what = format!("fence {address} of node {} for {EXPIRE} s", holder.node);
+            return journal.step(&what, || blocklist(site, &address, EXPIRE));
+        }
+        Err(Error::Refused(format!("{address} of node {} has other images open, so it lives", holder.node)))
+    }
+
+    /// Takes a fence back. No such entry: [`Error::NotFound`].
+    pub(super) fn undo_fence(&self, id: &str) -> Result<FenceReport> {
+        for site in self.sites()? {
+            if let Some(report) = site.entry::<FenceReport>(JOURNAL, id)? {
+                let mut journal = Journal { site: site.clone(), report };
+                let fence = journal.report.fence.clone();
+                let arguments = [("blocklistop", "rm".into()), ("addr", fence.clone().into())];
+                journal.step(
+                    &format!("take the fence of {fence} back: ceph osd blocklist rm {fence}"),
+                    || site.session.command("osd blocklist", &arguments).map(drop),
+                )?;
+                journal.report.undone = true;
+                journal.write()?;
+                return Ok(journal.report);
+            }
+        }
+        Err(Error::NotFound(format!("the journal has no entry {id}; see `volumectl lock journal`")))
+    }
+
+    /// Every journal entry, oldest first.
+    pub(super) fn journal(&self) -> Result<Vec<FenceReport>> {
+        let mut all = Vec::new();
+        for site in self.sites()? {
+            for (_, entry) in site.entries::<FenceReport>(JOURNAL, "", "", 1000)? {
+                all.push(entry?);
+            }
+        }
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(all)
+    }
+}
+
+fn refuse_live(
+    image: &ImageLocks,
+    owner: &LockOwner,
+    state: &dyn Fn(&str) -> Option<NodeState>,
+) -> Result<()> {
+    if owner.alive == Alive::Yes {
+        return Err(Error::Refused(format!(
+            "{}: the owner {} ({}) lives: {}; stop its user first, or use --force",
+            image.image, owner.address, owner.client, owner.evidence
+        )));
+    }
+    if let Some(watcher) = image.watchers.first() {
+        return Err(Error::Refused(format!(
+            "{}: {} has the image open, though {} holds the lock; stop its user first, or use --force",
+            image.image, watcher.address, owner.address
+        )));
+    }
+    match owner.node.as_deref().and_then(state) {
+        Some(NodeState::Ready) => Err(Error::Refused(format!(
+            "{}: node {} of the owner is Ready in Kubernetes, though {}; stop its user first, or use --force",
+            image.image,
+            owner.node.as_deref().unwrap_or_default(),
+            owner.evidence
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn blocklist(site: &Site, address: &str, expire: u64) -> Result<()> {
+    #[allow(clippy::cast_precision_loss)]
+    let expire = serde_json::Value::from(expire as f64);
+    let arguments = [("blocklistop", "add".into()), ("addr", address.into()), ("expire", expire)];
+    site.session.command("osd blocklist", &arguments)?;
+    site.session.connection.latest_map().map_err(|e| site.fail("waiting for the cluster's new map", e))
+}
+
+/// Proves that the image can be used: opened for changes, and its lock taken and given back.
+fn verify(site: &Site, handle: &Handle, id: &str) -> Result<()> {
+    let image = site.open(id)?;
+    let failed = |errno| site.fail(&format!("taking the lock of {}", handle.spec()), errno);
+    if image.features().map_err(failed)? & EXCLUSIVE_LOCK == 0 {
+        return Ok(());
+    }
+    image.lock().map_err(failed)?;
+    image.unlock().map_err(failed)
+}
+
+struct Journal {
+    site: Site,
+    report: FenceReport,
+}
+
+impl Journal {
+    /// Begins an entry before anything is done.
+    fn start(site: &Site, handle: &Handle, fence: &str) -> Result<Self> {
+        let place = super::handle::Place { namespace: String::new(), ..site.place.clone() };
+        let site = site.session.site(&place)?;
+        let now = Timestamp::now();
+        let id = format!("{}-{:04x}", now.strftime("%Y%m%dT%H%M%S"), now.subsec_nanosecond() & 0xffff);
+        let report = FenceReport {
+            id,
+            image: handle.spec(),
+            fence: fence.to_owned(),
+            steps: Vec::new(),
+            undone: false,
+        };
+        let journal = Self { site, report };
+        journal.write()?;
+        Ok(journal)
+    }
+
+    fn write(&self) -> Result<()> {
+        self.site.note(JOURNAL, &self.report.id, &self.report)
+    }
+
+    /// Notes that a step begins, does it, and notes how it ended.
+    fn step(&mut self, what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.report.steps.push(Step {
+            time: Timestamp::now(),
+            what: what.to_owned(),
+            result: "begun".into(),
+        });
+        self.write()?;
+        let done = work();
+        if let Some(step) = self.report.steps.last_mut() {
+            step.result = done.as_ref().err().map_or_else(|| "done".into(), ToString::to_string);
+        }
+        self.write()?;
+        let id = &self.report.id;
+        done.map_err(|error| {
+            tracing::warn!(%id, what, %error, "a step of the recovery failed");
+            error
+        })
+    }
+}

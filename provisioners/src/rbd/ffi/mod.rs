@@ -1,0 +1,86 @@
+//! librados and librbd behind safe types: the only unsafe code of the project.
+//!
+//! Everything here blocks. Errors are the library's errno; what they mean for a volume is said in `rbd/errors.rs`.
+//! What makes it sound: a handle is made and destroyed by the type that owns it; a type that uses another's handle
+//! keeps it alive by an `Arc`; both libraries allow calls from several threads on one handle (librados.h "thread
+//! safety": all but changes of an I/O context's settings, which are made before it is shared).
+
+#![allow(unsafe_code)]
+
+mod api;
+mod connection;
+mod image;
+mod inspect;
+mod object;
+mod pool;
+
+use std::ffi::{CStr, CString, c_char, c_int};
+
+pub(crate) use connection::{CommandError, Connection, Key, Settings};
+pub(crate) use image::Image;
+pub(crate) use inspect::{Linked, Locker, Watcher};
+pub(crate) use pool::{ImageOptions, Pool};
+
+/// What the libraries answer when they fail: an errno of Linux.
+pub(crate) type Errno = rustix::io::Errno;
+
+/// The libraries' result: negative is an errno.
+fn check(code: c_int) -> Result<c_int, Errno> {
+    if code < 0 { Err(Errno::from_raw_os_error(-code)) } else { Ok(code) }
+}
+
+/// A text for C. One with a NUL byte is EINVAL.
+fn text(text: &str) -> Result<CString, Errno> {
+    CString::new(text).map_err(|_| Errno::INVAL)
+}
+
+/// A copy of a C string; null is empty.
+///
+/// # Safety
+/// The pointer is null or points to a NUL-terminated string.
+unsafe fn copy(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+/// The texts in a buffer that are each ended by NUL.
+fn split(buffer: &[u8]) -> Vec<String> {
+    let texts = buffer.split(|byte| *byte == 0).filter(|text| !text.is_empty());
+    texts.map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+}
+
+/// The first `count` texts in a buffer, each ended by NUL; they may be empty.
+fn exactly(buffer: &[u8], count: usize) -> Vec<String> {
+    let texts = buffer.split(|byte| *byte == 0).take(count);
+    texts.map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+}
+
+/// A text in a buffer up to its NUL.
+fn first(buffer: &[u8]) -> String {
+    split(buffer).into_iter().next().unwrap_or_default()
+}
+
+/// Calls a function that fills an array of `T` and answers ERANGE with the number it needs, until it fits.
+fn filled<T: Clone>(empty: T, call: impl Fn(*mut T, &mut usize) -> c_int) -> Result<Vec<T>, Errno> {
+    let mut count = 16;
+    loop {
+        let mut items = vec![empty.clone(); count];
+        let before = count;
+        match check(call(items.as_mut_ptr(), &mut count)) {
+            Ok(_) => {
+                items.truncate(count.min(before));
+                return Ok(items);
+            }
+            Err(Errno::RANGE) => count = count.max(before * 2),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether Ceph's libraries are here; else why not.
+pub(crate) fn available() -> Result<(), &'static str> {
+    api::api().map(drop)
+}

@@ -1,0 +1,94 @@
+//! A CreateVolume request, checked without asking the cluster.
+
+use super::config::RbdConfig;
+use super::handle::Handle;
+use super::params::Params;
+use super::record::Found;
+use crate::filesystem::{supports_access, wished};
+use crate::{AccessType, Capability, Error, Result, StringMap, VolumeId, VolumeSpec, key_for};
+
+/// What is to be made.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) handle: Handle,
+    pub(super) id: VolumeId,
+    pub(super) spec: VolumeSpec,
+    pub(super) params: Params,
+    pub(super) block: bool,
+    /// The capability's or the parameter's.
+    pub(super) fs_type: Option<String>,
+}
+
+impl Plan {
+    pub(super) fn new(config: &RbdConfig, spec: VolumeSpec) -> Result<Self> {
+        let params = Params::parse(config, &spec.parameters)?;
+        if let Some(key) = spec.mutable_parameters.keys().next() {
+            return Err(Error::invalid(
+                format!("mutable_parameters[{key:?}]"),
+                "unknown; an image has no parameter that can be changed later",
+            ));
+        }
+        for capability in &spec.capabilities {
+            supports(capability)?;
+        }
+        let name = match &params.template {
+            Some(template) => format!("{}{}", params.prefix, template.render(&spec.pvc, &spec.name)?),
+            None => format!("{}{}", params.prefix, key_for(&spec.name)),
+        };
+        let handle = Handle::new(params.place.clone(), name)?;
+        Ok(Self {
+            id: VolumeId(handle.to_string()),
+            block: spec.capabilities.iter().any(|it| it.access == AccessType::Block),
+            fs_type: wished(&spec.capabilities, params.fs_type.as_deref())?,
+            handle,
+            spec,
+            params,
+        })
+    }
+
+    /// What of a volume made before differs from this plan; `None`: nothing.
+    pub(super) fn differs(&self, config: &RbdConfig, found: &Found) -> Result<Option<String>> {
+        let (spec, record) = (&self.spec, &found.record);
+        let mut differences = self.params.differences(&Params::parse(config, &record.parameters)?);
+        if !spec.range.admits(found.header.size) {
+            let (required, limit) = (spec.range.required, spec.range.limit);
+            let has = found.header.size;
+            differences.push(format!("size (it has {has} bytes; asked: {required} to {limit}, 0: any)"));
+        }
+        if spec.source != record.source {
+            differences.push(format!("source (it has {:?}; asked: {:?})", record.source, spec.source));
+        }
+        if self.block != record.block {
+            differences.push("access type (block or mount)".into());
+        }
+        if self.fs_type != record.fs_type {
+            differences.push(format!("fsType (it has {:?}; asked: {:?})", record.fs_type, self.fs_type));
+        }
+        Ok((!differences.is_empty()).then(|| differences.join(", ")))
+    }
+}
+
+/// In what a volume that exists differs from a StorageClass's parameters; `None`: in nothing.
+pub(super) fn class_differs(config: &RbdConfig, found: &Found, asked: &StringMap) -> Result<Option<String>> {
+    let asked = Params::parse(config, asked)?;
+    let mut differences = asked.differences(&Params::parse(config, &found.record.parameters)?);
+    if asked.fs_type.is_some() && asked.fs_type != found.record.fs_type {
+        differences.push(format!("fsType (it has {:?}; asked: {:?})", found.record.fs_type, asked.fs_type));
+    }
+    Ok((!differences.is_empty()).then(|| differences.join(", ")))
+}
+
+/// Why a volume cannot be used so.
+pub(super) fn supports(capability: &Capability) -> Result<()> {
+    let writes = !capability.mode.is_read_only();
+    if capability.mode.is_multi_node() && writes && capability.access != AccessType::Block {
+        return Err(Error::invalid(
+            "volume_capability.access_mode",
+            format!(
+                "{:?}: ext4, xfs and btrfs on one image are destroyed by a second node that writes; use volumeMode Block, or ReadWriteOnce",
+                capability.mode
+            ),
+        ));
+    }
+    supports_access(&capability.access)
+}

@@ -1,0 +1,388 @@
+//! Work behind the calls: images in the trash are removed, deep clones are flattened, intents are struck off.
+//!
+//! What is to be done is noted in the cluster (the trash itself, and the map of intents), so that it goes on after a
+//! restart; the queues here are only the order of it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::config::RbdConfig;
+use super::ffi::Errno;
+use super::record::{Found, Intent, VOLUME, encode};
+use super::site::{INTENTS, Site};
+use super::store::Store;
+use crate::{Gauge, Result};
+
+/// The time between two sweeps.
+const SWEEP: Duration = Duration::from_secs(60);
+/// An intent that is younger may be of a creation that runs now, here or in another process.
+const YOUNG: Duration = Duration::from_secs(300);
+/// How long an intent may stay after its image is complete.
+const STRIKE: Duration = Duration::from_millis(500);
+
+/// A place, an image's id, and its bytes or its name.
+struct Job {
+    site: Site,
+    image: String,
+    bytes: u64,
+    name: String,
+}
+
+#[derive(Default)]
+struct State {
+    purge: VecDeque<Job>,
+    /// Image ids that are queued or being purged.
+    purging: BTreeMap<String, u64>,
+    /// Image ids that cannot be purged yet: their clones live.
+    blocked: BTreeSet<String>,
+    flatten: VecDeque<Job>,
+    /// By image id.
+    progress: BTreeMap<String, Flattening>,
+    intents: Vec<(Site, String)>,
+    started: bool,
+    stopped: bool,
+}
+
+struct Flattening {
+    name: String,
+    done: u64,
+    total: u64,
+    since: Instant,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    workers: usize,
+    owner: String,
+    purged: AtomicU64,
+    flattened: AtomicU64,
+}
+
+/// The queues and their workers.
+pub(super) struct Tasks {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.shared.lock().stopped = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Tasks {
+    pub(super) fn new(config: &RbdConfig) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::default(),
+                changed: Condvar::new(),
+                workers: config.purge_workers.max(1),
+                owner: config.owner.clone(),
+                purged: AtomicU64::new(0),
+                flattened: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// An image is in the trash: remove it. One that is queued is not queued twice.
+    pub(super) fn purge(&self, site: &Site, image: &str, bytes: u64) {
+        let mut state = self.shared.lock();
+        if state.purging.insert(image.to_owned(), bytes).is_none() {
+            let job = Job { site: site.clone(), image: image.into(), bytes, name: String::new() };
+            state.purge.push_back(job);
+            self.start(state);
+        }
+    }
+
+    /// An image shares too much with too many: copy what it shares. Noted in the cluster first.
+    pub(super) fn flatten(&self, site: &Site, image: &str, name: &str) -> Result<()> {
+        if self.shared.lock().progress.contains_key(image) {
+            return Ok(());
+        }
+        let note = Intent {
+            id: site.handle(name).to_string(),
+            name: name.to_owned(),
+            cluster: self.shared.owner.clone(),
+            since: Timestamp::now(),
+        };
+        site.note(INTENTS, &format!("flatten/{image}"), &note)?;
+        let mut state = self.shared.lock();
+        let entry = Flattening { name: name.to_owned(), done: 0, total: 0, since: Instant::now() };
+        if state.progress.insert(image.to_owned(), entry).is_none() {
+            let job = Job { site: site.clone(), image: image.into(), bytes: 0, name: name.into() };
+            state.flatten.push_back(job);
+            self.start(state);
+        }
+        Ok(())
+    }
+
+    /// The image of an intent is complete: strike it off soon, many at once.
+    pub(super) fn intent_done(&self, site: &Site, name: &str) {
+        let mut state = self.shared.lock();
+        state.intents.push((site.clone(), format!("create/{name}")));
+        self.start(state);
+    }
+
+    /// How far the flattening of an image is, in words. `None`: it is not flattened.
+    pub(super) fn flattening(&self, image: &str) -> Option<String> {
+        let state = self.shared.lock();
+        let it = state.progress.get(image)?;
+        let percent = (it.done * 100).checked_div(it.total).unwrap_or(0);
+        Some(format!(
+            "flattening, {percent} % ({} of {} objects) after {} s",
+            it.done,
+            it.total,
+            it.since.elapsed().as_secs()
+        ))
+    }
+
+    /// Waits until an image is purged or blocked; whether it is purged.
+    pub(super) fn wait_purged(&self, image: &str, limit: Duration) -> bool {
+        let begun = Instant::now();
+        let mut state = self.shared.lock();
+        while state.purging.contains_key(image) && begun.elapsed() < limit {
+            let waited = self.shared.changed.wait_timeout(state, Duration::from_millis(100));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        !state.purging.contains_key(image) && !state.blocked.contains(image)
+    }
+
+    /// What is to be measured.
+    pub(super) fn gauges(&self) -> Vec<Gauge> {
+        let state = self.shared.lock();
+        #[allow(clippy::cast_precision_loss)]
+        let gauge = |name, help, value: u64| Gauge { name, help, value: value as f64 };
+        let progress = state.progress.values().map(|it| it.done).sum::<u64>();
+        vec![
+            gauge(
+                "rbd_purge_backlog",
+                "Deleted images whose space is not freed yet",
+                state.purging.len() as u64,
+            ),
+            gauge("rbd_purge_backlog_bytes", "Their provisioned bytes", state.purging.values().sum()),
+            gauge(
+                "rbd_purge_blocked",
+                "Deleted images that wait for their clones",
+                state.blocked.len() as u64,
+            ),
+            gauge("rbd_purged", "Images purged since the start", self.shared.purged.load(Ordering::Relaxed)),
+            gauge("rbd_flattening", "Clones that are or wait to be flattened", state.progress.len() as u64),
+            gauge("rbd_flattening_objects_done", "Objects copied of those", progress),
+            gauge(
+                "rbd_flattened",
+                "Clones flattened since the start",
+                self.shared.flattened.load(Ordering::Relaxed),
+            ),
+        ]
+    }
+
+    /// Starts the workers at the first task, and wakes them.
+    fn start(&self, mut state: MutexGuard<'_, State>) {
+        if !state.started {
+            state.started = true;
+            let spawn = |name: String, work: fn(&Shared)| {
+                let shared = self.shared.clone();
+                let made = std::thread::Builder::new().name(name).spawn(move || work(&shared));
+                if let Err(error) = made {
+                    tracing::error!(%error, "no thread for background work; it is left for the next start");
+                }
+            };
+            (0..self.shared.workers).for_each(|i| spawn(format!("rbd-purge-{i}"), purge_worker));
+            spawn("rbd-flatten".into(), flatten_worker);
+            spawn("rbd-intents".into(), intent_worker);
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next of something; waits for it. `None`: the end.
+    fn next<T>(&self, mut take: impl FnMut(&mut State) -> Option<T>) -> Option<T> {
+        let mut state = self.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            if let Some(item) = take(&mut state) {
+                return Some(item);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Sweeps now and every minute until the store is gone.
+pub(super) fn sweep_in_background(store: &Arc<Store>) {
+    let store = Arc::downgrade(store);
+    let work = move || {
+        while let Some(store) = store.upgrade() {
+            if let Err(error) = store.sweep_all() {
+                tracing::warn!(%error, "looking for what is left to do");
+            }
+            drop(store);
+            std::thread::sleep(SWEEP);
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("rbd-sweep".into()).spawn(work) {
+        tracing::error!(%error, "no thread for the sweep");
+    }
+}
+
+impl Store {
+    /// Queues what earlier processes left to do, at every place whose user is known.
+    fn sweep_all(&self) -> Result<()> {
+        for site in self.known_sites() {
+            let site = site?;
+            let queued = self.sweep(&site)?;
+            if queued > 0 {
+                tracing::info!(place = %site.place, queued, "deleted images wait for the purge");
+            }
+            self.sweep_intents(&site)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with flattenings, and strikes off the intents of creations that were completed or never begun. One that
+    /// is half made is left to its retry.
+    fn sweep_intents(&self, site: &Site) -> Result<()> {
+        for (key, intent) in site.entries::<Intent>(INTENTS, "", "", 1000)? {
+            let intent = intent?;
+            if intent.cluster != self.config.owner || is_young(&key, intent.since) {
+                continue;
+            }
+            if let Some(image) = key.strip_prefix("flatten/") {
+                self.tasks.flatten(site, image, &intent.name)?;
+            } else if let Some(name) = key.strip_prefix("create/") {
+                let id = site.image_id(name)?;
+                let header = id.map(|id| site.header(&id)).transpose()?.flatten();
+                let found = header.clone().map(|h| Found::read(&site.handle(name), h)).transpose()?.flatten();
+                if header.is_none() || found.is_some() {
+                    self.tasks.intent_done(site, name);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a creation may still be running. A flattening is done by whoever finds it.
+fn is_young(key: &str, since: Timestamp) -> bool {
+    let age = Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default();
+    key.starts_with("create/") && age < YOUNG
+}
+
+fn purge_worker(shared: &Shared) {
+    while let Some(job) = shared.next(|state| state.purge.pop_front()) {
+        let removed = purge_one(shared, &job);
+        let mut state = shared.lock();
+        state.purging.remove(&job.image);
+        match removed {
+            Ok(true) => {
+                state.blocked.remove(&job.image);
+                shared.purged.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(false) => {
+                state.blocked.insert(job.image.clone());
+            }
+            Err(error) => tracing::warn!(image = %job.image, %error, "not purged; tried again later"),
+        }
+        drop(state);
+        shared.changed.notify_all();
+        tracing::debug!(image = %job.image, bytes = job.bytes, "purge done");
+    }
+}
+
+/// Whether the image is gone; `false`: clones of it live. Only one that we have marked as deleted is touched.
+fn purge_one(shared: &Shared, job: &Job) -> Result<bool> {
+    if let Some(header) = job.site.header(&job.image)?
+        && !is_ours(shared, &header)
+    {
+        return Ok(false);
+    }
+    match job.site.pool.trash_remove(&job.image) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(Errno::NOTEMPTY | Errno::BUSY | Errno::CHILD) => Ok(false),
+        Err(errno) => Err(job.site.fail(&format!("removing image id {} from the trash", job.image), errno)),
+    }
+}
+
+fn is_ours(shared: &Shared, header: &super::site::Header) -> bool {
+    super::delete::marked_by(header, &shared.owner)
+}
+
+fn flatten_worker(shared: &Shared) {
+    while let Some(job) = shared.next(|state| state.flatten.pop_front()) {
+        let name = job.site.handle(&job.name).spec();
+        tracing::info!(image = %name, "flattening");
+        match flatten_one(shared, &job) {
+            Ok(()) => {
+                shared.flattened.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(image = %name, "flattened");
+            }
+            Err(error) => tracing::warn!(image = %name, %error, "not flattened; tried again later"),
+        }
+        shared.lock().progress.remove(&job.image);
+        shared.changed.notify_all();
+    }
+}
+
+fn flatten_one(shared: &Shared, job: &Job) -> Result<()> {
+    let mut tenth = 0;
+    if job.site.header(&job.image)?.is_some() {
+        let image = job.site.open(&job.image)?;
+        let flattened = image.flatten(|done, total| {
+            if let Some(it) = shared.lock().progress.get_mut(&job.image) {
+                (it.done, it.total) = (done, total);
+                let now = (done * 10).checked_div(total).unwrap_or(0);
+                if now > tenth {
+                    tenth = now;
+                    tracing::info!(image = %it.name, percent = now * 10, "flattening");
+                }
+            }
+        });
+        match flattened {
+            // Without a parent there is nothing to flatten: EINVAL.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => return Err(job.site.fail(&format!("flattening {}", job.name), errno)),
+        }
+        drop(image);
+        note_depth(job)?;
+    }
+    job.site.forget(INTENTS, &[&format!("flatten/{}", job.image)])
+}
+
+/// The image stands alone now: its record says so.
+fn note_depth(job: &Job) -> Result<()> {
+    let Some(header) = job.site.header(&job.image)? else { return Ok(()) };
+    let Some(mut found) = Found::read(&job.site.handle(&job.name), header)? else { return Ok(()) };
+    found.record.depth = 0;
+    job.site.update(&job.image, &[(VOLUME, &encode(&found.record)?)], &[])
+}
+
+fn intent_worker(shared: &Shared) {
+    while let Some(first) = shared.next(|state| state.intents.pop()) {
+        std::thread::sleep(STRIKE);
+        let mut places: BTreeMap<_, (Site, Vec<String>)> = BTreeMap::new();
+        let rest = std::mem::take(&mut shared.lock().intents);
+        for (site, key) in std::iter::once(first).chain(rest) {
+            let entry = places.entry(site.place.clone()).or_insert_with(|| (site, Vec::new()));
+            entry.1.push(key);
+        }
+        for (site, keys) in places.into_values() {
+            let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+            if let Err(error) = site.forget(INTENTS, &keys) {
+                tracing::warn!(%error, "intents stay until the next start");
+            }
+        }
+    }
+}

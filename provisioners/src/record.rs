@@ -1,0 +1,97 @@
+//! What every backend's records have in common: JSON with a schema and a kind.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{AccessMode, Error, Result};
+
+/// The version that this program writes, and the newest that it reads.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// A kind of record.
+pub(crate) trait Record: Serialize + DeserializeOwned {
+    /// What `kind` says in the file.
+    const KIND: &'static str;
+    /// The handle in the record.
+    fn id(&self) -> &str;
+}
+
+/// CSI `CapacityRange` as it was asked for; bytes, 0: not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Requested {
+    pub(crate) required: u64,
+    pub(crate) limit: u64,
+}
+
+/// What is known of the file system on a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FsState {
+    /// A format with this was begun and not completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) formatting: Option<String>,
+    /// A format with this was completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) formatted: Option<String>,
+}
+
+/// How a volume is published to one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Publication {
+    pub(crate) read_only: bool,
+    pub(crate) mode: AccessMode,
+    pub(crate) block: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope<'a, T> {
+    schema: u32,
+    kind: &'static str,
+    #[serde(flatten)]
+    record: &'a T,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    schema: u32,
+    kind: String,
+}
+
+/// A record's bytes. No byte can be cut off without notice: the last is the closing brace.
+pub(crate) fn encode<T: Record>(record: &T) -> Result<Vec<u8>> {
+    let envelope = Envelope { schema: SCHEMA, kind: T::KIND, record };
+    serde_json::to_vec_pretty(&envelope)
+        .map_err(|e| Error::Internal(format!("encoding {}: {e}", record.id())))
+}
+
+/// Reads a record's bytes; `what` names it in errors. Damaged: [`Error::Corrupt`]; written by a newer version:
+/// [`Error::Refused`].
+pub(crate) fn decode<T: Record>(what: &str, bytes: &[u8]) -> Result<T> {
+    let corrupt = |problem: String| Error::Corrupt { what: what.to_owned(), problem };
+    let head: Head = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
+    if head.schema > SCHEMA {
+        return Err(Error::Refused(format!(
+            "{what} has schema {}, written by a newer version; this one reads up to {SCHEMA}: use the newer version",
+            head.schema
+        )));
+    }
+    if head.schema == 0 || head.kind != T::KIND {
+        return Err(corrupt(format!("schema {} and kind {:?}, not {:?}", head.schema, head.kind, T::KIND)));
+    }
+    serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))
+}
+
+pub(crate) mod timestamp {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    pub(crate) fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(time)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,166 @@
+//! A real Ceph cluster for tests: one a test process, started by `tests/servers/ceph/run` at the first use. It ends when
+//! this process does, however that ends, for the script watches its standard input.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// A running cluster.
+pub struct Ceph {
+    dir: PathBuf,
+    lines: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
+    _child: Child,
+}
+
+/// What this needs and its Debian package.
+const PROGRAMS: [(&str, &str); 6] = [
+    ("ceph-mon", "ceph-mon"),
+    ("ceph-mgr", "ceph-mgr"),
+    ("ceph-osd", "ceph-osd"),
+    ("rbd", "ceph-common"),
+    ("jq", "jq"),
+    ("setsid", "util-linux"),
+];
+
+impl Ceph {
+    /// The cluster of this process. `None`, with the reason logged as a skip of `test`: it cannot be run here.
+    pub fn shared(test: &str) -> Result<Option<&'static Self>> {
+        static SHARED: OnceLock<std::result::Result<Option<Ceph>, String>> = OnceLock::new();
+        if !crate::is_root(test) {
+            return Ok(None);
+        }
+        for (program, package) in PROGRAMS {
+            if !crate::has_program(test, program) {
+                eprintln!("{program} is in the Debian package {package}");
+                return Ok(None);
+            }
+        }
+        let started = SHARED.get_or_init(|| Self::start(3).map(Some).map_err(|e| format!("{e:#}")));
+        started.as_ref().map(Option::as_ref).map_err(|e| anyhow::anyhow!("starting Ceph: {e}"))
+    }
+
+    /// Starts a cluster of some OSDs.
+    pub fn start(osds: u32) -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("volumectl-ceph-{}-{osds}", std::process::id()));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers/ceph/run");
+        let mut child = Command::new(&script)
+            .arg(&dir)
+            .arg(osds.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {}", script.display()))?;
+        let input = child.stdin.take().context("no input")?;
+        let mut output = BufReader::new(child.stdout.take().context("no output")?);
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        ensure!(line.trim() == "ready", "the cluster did not start: {line}");
+        Ok(Self { dir, lines: Mutex::new((input, output)), _child: child })
+    }
+
+    /// Its ceph.conf, with the administrator's keyring.
+    pub fn conf(&self) -> PathBuf {
+        self.dir.join("ceph.conf")
+    }
+
+    /// The monitors' addresses.
+    pub fn monitors(&self) -> Result<String> {
+        let text = std::fs::read_to_string(self.conf())?;
+        let line = text.lines().find_map(|line| line.strip_prefix("mon_host = "));
+        Ok(line.context("no mon_host")?.to_owned())
+    }
+
+    /// A command to the script: `signal osd.0 STOP`, `start mon.a`, `healthy`.
+    pub fn tell(&self, command: &str) -> Result<()> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(lines.0, "{command}")?;
+        let mut answer = String::new();
+        lines.1.read_line(&mut answer)?;
+        ensure!(answer.trim() == "ok", "{command}: {answer}");
+        Ok(())
+    }
+
+    /// Runs `ceph` or `rbd` as the administrator; its standard output.
+    pub fn run(&self, program: &str, args: &[&str]) -> Result<String> {
+        let output = Command::new("timeout")
+            .args(["60", program])
+            .arg("--conf")
+            .arg(self.conf())
+            .args(args)
+            .stdin(Stdio::null())
+            .output()?;
+        if !output.status.success() {
+            bail!("{program} {args:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `ceph ...` with the answer in JSON.
+    pub fn ask(&self, args: &[&str]) -> Result<serde_json::Value> {
+        let text = self.run("ceph", &[args, &["-f", "json"]].concat())?;
+        serde_json::from_str(text.trim()).with_context(|| format!("the answer to ceph {args:?}"))
+    }
+
+    /// Makes a pool for one test, of a name that no other has.
+    pub fn pool(&self, test: &str) -> Result<String> {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let safe: String = test.chars().filter(char::is_ascii_alphanumeric).take(20).collect();
+        let name = format!("t{}-{safe}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.run("ceph", &["osd", "pool", "create", &name, "8", "8"])?;
+        self.run("ceph", &["osd", "pool", "application", "enable", &name, "rbd"])?;
+        Ok(name)
+    }
+
+    /// Removes a pool with all that is in it.
+    pub fn remove_pool(&self, name: &str) -> Result<()> {
+        self.run("ceph", &["osd", "pool", "rm", name, name, "--yes-i-really-really-mean-it"]).map(drop)
+    }
+}
+
+/// qemu-storage-daemon as `scripts/install-deps` has unpacked it; `None`: the installed one is good.
+pub fn storage_daemon() -> Option<PathBuf> {
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/qemu/qemu-storage-daemon");
+    unpacked.canonicalize().ok()
+}
+
+/// A driver for one test: its configuration with a namespace of its own in the pool rbd, and its own cluster id.
+pub struct RbdConfig {
+    /// The RADOS namespace.
+    pub namespace: String,
+    /// The text.
+    pub text: String,
+}
+
+impl Ceph {
+    /// A configuration of the rbd backend for one test, whose files are all below `dir`; `more` is added to the
+    /// backend's keys, indented by four.
+    pub fn config(&self, test: &str, dir: &Path, more: &str) -> Result<RbdConfig> {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let safe: String = test.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let start = safe.len().saturating_sub(24);
+        let namespace = format!("n{}{}", NEXT.fetch_add(1, Ordering::Relaxed), &safe[start..]);
+        self.run("rbd", &["namespace", "create", &format!("rbd/{namespace}")])?;
+        let text = self.config_in(dir, "rbd", &namespace, &namespace, more);
+        Ok(RbdConfig { namespace, text })
+    }
+
+    /// The same for a pool and namespace that exist; `owner` is the driver's cluster id.
+    pub fn config_in(&self, dir: &Path, pool: &str, namespace: &str, owner: &str, more: &str) -> String {
+        let (conf, d) = (self.conf(), dir.display());
+        let daemon =
+            storage_daemon().map(|p| format!("qemuStorageDaemon: {}\n", p.display())).unwrap_or_default();
+        let namespace =
+            if namespace.is_empty() { String::new() } else { format!(", radosNamespace: {namespace}") };
+        format!(
+            "nodeId: node-1\nclusterId: {owner}\nsocketDir: {d}/sockets\nstateDir: {d}/state\n\
+             kubeletDir: {d}/kubelet\nshutdownGraceSeconds: 5\n{daemon}backends:\n  - type: rbd\n    mounter: fuse\n    \
+             clusters: [{{clusterID: ceph, cephConf: {}, pools: [{pool}]{namespace}}}]\n{more}",
+            conf.display()
+        )
+    }
+}

@@ -1,0 +1,4 @@
+//! The rbd backend against a real Ceph cluster.
+
+#[path = "rbd/contract.rs"]
+mod contract;

@@ -1,0 +1,60 @@
+//! The contract suite: as a file system and as a raw block device, mapped without the kernel's module.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use csi_proto::v1 as pb;
+use e2e::ceph::Ceph;
+use e2e::contract::Subject;
+use e2e::drivers::InProcess;
+use e2e::requests::{self, MIB};
+use e2e::scratch::Scratch;
+
+async fn subject(case: &str, capability: pb::VolumeCapability, size: i64) -> Result<Option<Subject>> {
+    let Some(ceph) = Ceph::shared(case)? else { return Ok(None) };
+    let scratch = Scratch::new()?;
+    let config = ceph.config(case, scratch.path(), "")?;
+    let driver = InProcess::start(&config.text).await?;
+    Ok(Some(Subject {
+        clients: driver.clients().await?,
+        scratch,
+        parameters: BTreeMap::from([("pool".to_owned(), "rbd".to_owned())]),
+        capability,
+        size,
+        grown: size * 2,
+        grows_staged: Ok(()),
+        sized: true,
+        alive: Box::new(driver),
+    }))
+}
+
+mod xfs {
+    use super::*;
+
+    async fn setup(case: &str) -> Result<Option<Subject>> {
+        subject(case, requests::mount("xfs"), 320 * MIB).await
+    }
+
+    e2e::contract_suite!(setup);
+}
+
+mod ext4 {
+    use super::*;
+
+    async fn setup(case: &str) -> Result<Option<Subject>> {
+        let subject = subject(case, requests::mount("ext4"), 64 * MIB).await?;
+        Ok(subject.map(|s| Subject { grows_staged: e2e::can_grow_ext4_online(), ..s }))
+    }
+
+    e2e::contract_suite!(setup);
+}
+
+mod block {
+    use super::*;
+
+    async fn setup(case: &str) -> Result<Option<Subject>> {
+        subject(case, requests::block(), 16 * MIB).await
+    }
+
+    e2e::contract_suite!(setup);
+}
