@@ -122,15 +122,19 @@ impl Host {
         Ok(Some(has))
     }
 
-    /// The statistics of what is published at `path`. A volume that is not on this node: [`Error::NotFound`].
-    pub fn stats(&self, id: &str, access: &Access, path: &Path) -> Result<VolumeStats> {
-        if let (Access::Rbd(image), false) = (access, path.exists()) {
-            let (pool, name) = (&image.pool, &image.image);
-            return Err(Error::NotFound(format!(
-                "volume_path: {} is not there; volume {id} (image {pool}/{name}) is not published at it",
-                path.display()
-            )));
+    /// Whether a volume that is got at by the network is on this node: [`Error::NotFound`] when not. Of the others the
+    /// backend has seen that they are there.
+    pub fn require(&self, id: &str, access: &Access) -> Result<()> {
+        match access {
+            Access::Rbd(image) if self.rbd.find(image)?.is_none() => {
+                Err(Error::NotFound(format!("volume {id} is not mapped on this node")))
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// The statistics of what is published at `path`.
+    pub fn stats(&self, path: &Path) -> Result<VolumeStats> {
         stats::stats(&self.paths.resolve("volume_path", path)?)
     }
 

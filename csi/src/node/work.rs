@@ -122,9 +122,12 @@ impl Service {
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         validate::text("volume_path", &request.volume_path, validate::MAX_PATH)?;
         let access = self.backend.node.held(&id).await?;
-        let path = validate::path("volume_path", &request.volume_path)?.to_path_buf();
-        let host = self.host.clone();
-        let stats = blocking(move || host.stats(&id.0, &access, &path)).await?;
+        let (host, path) = (self.host.clone(), request.volume_path.clone());
+        let stats = blocking(move || {
+            host.require(&id.0, &access)?;
+            host.stats(validate::path("volume_path", &path)?)
+        })
+        .await?;
         Ok(pb::NodeGetVolumeStatsResponse {
             volume_condition: Some(convert::condition(&stats.condition)),
             usage: usage(&stats),

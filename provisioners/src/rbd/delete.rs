@@ -29,6 +29,8 @@ impl Store {
             return self.delete_recordless(&site, &handle, &image);
         };
         self.check_unused(&found)?;
+        ctx.stage("looking for users");
+        check_unwatched(&site, &found)?;
         ctx.check()?;
         ctx.stage("marking as deleted");
         if !found.is_deleted() {
@@ -97,10 +99,6 @@ impl Store {
         let kept = self.kept_snapshots(site, id, &image)?;
         if kept.is_empty() {
             return Ok(false);
-        }
-        let watchers = image.watchers().map_err(|e| site.fail("listing watchers", e))?;
-        if !watchers.is_empty() {
-            return Err(in_use(found, &watchers));
         }
         drop(image);
         let name = &found.handle.name;
@@ -183,6 +181,13 @@ impl Store {
         self.discard(site, &header, name)?;
         Ok(true)
     }
+}
+
+/// librbd moves an image to the trash also while others have it open.
+fn check_unwatched(site: &Site, found: &Found) -> Result<()> {
+    let Some(image) = site.look(&found.header.image)? else { return Ok(()) };
+    let watchers = image.watchers().map_err(|e| site.fail("listing watchers", e))?;
+    if watchers.is_empty() { Ok(()) } else { Err(in_use(found, &watchers)) }
 }
 
 /// Whether an image is one that we have marked as deleted.
