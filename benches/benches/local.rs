@@ -1,12 +1,11 @@
 //! The driver with the local backend, as a process, through its socket.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use benches::{Line, bare, median_ms, report};
-use csi_proto::v1 as pb;
+use anyhow::Result;
+use benches::{Driver, Line, bare, median_ms, report};
 use e2e::clients::Clients;
 use e2e::drivers::local_config;
 use e2e::requests::{self as ask, MIB};
@@ -32,63 +31,8 @@ fn main() -> Result<()> {
     report(&lines, "../target/bench-local.json")
 }
 
-/// The driver, killed when this is dropped.
-struct Driver {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Driver {
-    fn start(scratch: &Scratch) -> Result<Self> {
-        let file = scratch.path().join("driver.yaml");
-        std::fs::write(&file, local_config(scratch.path(), ""))?;
-        let child = Command::new(program()?)
-            .arg("--config")
-            .arg(&file)
-            .args(["--log", "warn"])
-            .stdin(Stdio::null())
-            .spawn()
-            .context("starting csi-driver")?;
-        Ok(Self { child, socket: scratch.path().join("sockets/local.csi.volumectl.io.sock") })
-    }
-
-    async fn clients(&self) -> Result<Clients> {
-        loop {
-            // Connecting again and again costs less than a sleep would hide.
-            if let Ok(clients) = Clients::lazy(&self.socket)
-                && clients.identity.clone().probe(pb::ProbeRequest {}).await.is_ok()
-            {
-                return Ok(clients);
-            }
-        }
-    }
-
-    /// Resident memory in MiB (proc_pid_status(5), VmRSS).
-    fn memory(&self) -> Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib / 1024.0)
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The optimised program: benches are built beside it.
-fn program() -> Result<PathBuf> {
-    let here = std::env::current_exe()?;
-    let path = here.ancestors().nth(2).context("no target directory")?.join("csi-driver");
-    ensure!(
-        path.exists(),
-        "{} is not there; run `cargo build --release -p csi-driver` first",
-        path.display()
-    );
-    Ok(path)
+fn start_driver(scratch: &Scratch) -> Result<Driver> {
+    Driver::start(scratch, &local_config(scratch.path(), ""), "local")
 }
 
 async fn start(lines: &mut Vec<Line>) -> Result<()> {
@@ -96,7 +40,7 @@ async fn start(lines: &mut Vec<Line>) -> Result<()> {
     for _ in 0..STARTS {
         let scratch = Scratch::new()?;
         let begun = Instant::now();
-        let driver = Driver::start(&scratch)?;
+        let driver = start_driver(&scratch)?;
         driver.clients().await?;
         times.push(begun.elapsed());
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -116,7 +60,7 @@ async fn start(lines: &mut Vec<Line>) -> Result<()> {
 
 async fn throughput(lines: &mut Vec<Line>) -> Result<()> {
     let scratch = Scratch::new()?;
-    let driver = Driver::start(&scratch)?;
+    let driver = start_driver(&scratch)?;
     let clients = driver.clients().await?;
     let bare_root = scratch.path().join("bare");
     bare::prepare(&bare_root)?;
@@ -185,7 +129,7 @@ async fn create(clients: &Clients, name: &str) -> Result<String, tonic::Status> 
 
 async fn flatness(lines: &mut Vec<Line>) -> Result<()> {
     let scratch = Scratch::new()?;
-    let driver = Driver::start(&scratch)?;
+    let driver = start_driver(&scratch)?;
     let clients = driver.clients().await?;
     let (mut existing, mut first) = (0, None);
     for count in [10, 100, 1000, 10_000] {

@@ -1,6 +1,9 @@
 //! What the benchmarks share: exact percentiles, the bare system calls of a volume, and a table of results.
 
 pub mod bare;
+mod driver;
+
+pub use driver::Driver;
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! Making a volume: empty, from a snapshot or from another volume.
 //!
 //! The intent is noted first, the image made second, its record written last: an image with a record is complete, one
-//! without is removed by the next call if the intent is ours and it holds nothing, and left alone otherwise.
+//! without is removed by the next call if the intent is ours and it holds nothing, and left alone otherwise. A name with
+//! a UUID in it, as Kubernetes gives, is as good as an intent, and spares its write.
 
 use jiff::Timestamp;
 
@@ -35,11 +36,10 @@ impl Store {
     /// Makes the planned volume, or finds the one made before.
     pub(super) fn create(&self, ctx: &Ctx, plan: &Plan) -> Result<Volume> {
         let site = self.site(&plan.handle.place, ctx.secrets())?;
-        let name = &plan.handle.name;
-        if let Some(id) = site.image_id(name)?
-            && let Some(found) = self.made_before(&site, plan, &id)?
-        {
-            return self.confirm(plan, &found);
+        // Making an image says by itself whether there is one; before anything else is done it is asked for.
+        let plain = plan.unique && plan.spec.source.is_none();
+        if !plain && let Some(volume) = self.find_made(&site, plan)? {
+            return Ok(volume);
         }
         self.not_elsewhere(ctx, &site, plan)?;
         ctx.check()?;
@@ -51,17 +51,41 @@ impl Store {
         };
         self.check_room(&site, plan)?;
         ctx.stage("creating");
+        if !plan.unique {
+            self.intend(&site, plan)?;
+        }
+        ctx.check()?;
+        if !self.make_image(&site, plan, origin.as_ref(), capacity)? {
+            if let Some(volume) = self.find_made(&site, plan)? {
+                return Ok(volume);
+            }
+            if !self.make_image(&site, plan, origin.as_ref(), capacity)? {
+                let image = plan.handle.spec();
+                return Err(Error::Unavailable(format!(
+                    "image {image} appeared while it was made; repeat the call"
+                )));
+            }
+        }
+        ctx.check()?;
+        self.complete(ctx, &site, plan, origin, capacity)
+    }
+
+    fn intend(&self, site: &Site, plan: &Plan) -> Result<()> {
         let intent = Intent {
             id: plan.id.0.clone(),
             name: plan.spec.name.clone(),
             cluster: self.config.owner.clone(),
             since: Timestamp::now(),
         };
-        site.note(INTENTS, &format!("create/{name}"), &intent)?;
-        ctx.check()?;
-        self.make_image(&site, plan, origin.as_ref(), capacity)?;
-        ctx.check()?;
-        self.complete(ctx, &site, plan, origin, capacity)
+        site.note(INTENTS, &format!("create/{}", plan.handle.name), &intent)
+    }
+
+    /// The volume that was made before by this name, checked against what is asked. What an earlier call left half made
+    /// is removed.
+    fn find_made(&self, site: &Site, plan: &Plan) -> Result<Option<Volume>> {
+        let Some(id) = site.image_id(&plan.handle.name)? else { return Ok(None) };
+        let found = self.made_before(site, plan, &id)?;
+        found.map(|found| self.confirm(plan, &found)).transpose()
     }
 
     /// A volume of this name that is complete. What an earlier call left half made is removed.
@@ -73,8 +97,8 @@ impl Store {
         {
             return Ok(Some(found));
         }
-        let intent = site.intent(name)?;
-        let ours = intent.is_some_and(|it| it.name == plan.spec.name && it.cluster == self.config.owner);
+        let intended = |it: Intent| it.name == plan.spec.name && it.cluster == self.config.owner;
+        let ours = plan.unique || site.intent(name)?.is_some_and(intended);
         if !ours {
             return Err(collision(&plan.handle, "it has no record of this driver"));
         }
@@ -203,7 +227,8 @@ impl Store {
         })
     }
 
-    fn make_image(&self, site: &Site, plan: &Plan, origin: Option<&Origin>, capacity: u64) -> Result<()> {
+    /// Whether the image was made; `false`: there is one of that name.
+    fn make_image(&self, site: &Site, plan: &Plan, origin: Option<&Origin>, capacity: u64) -> Result<bool> {
         let (name, options) = (&plan.handle.name, &plan.params.options);
         let made = match origin {
             None => site.pool.create(name, capacity, options),
@@ -211,14 +236,12 @@ impl Store {
                 origin.site.pool.clone_to((&origin.image, &origin.snapshot), &site.pool, name, options)
             }
         };
-        made.map_err(|errno| match errno {
-            Errno::EXIST => Error::Unavailable(format!(
-                "image {} appeared while it was made; repeat the call",
-                plan.handle.spec()
-            )),
-            Errno::TIMEDOUT => self.why_slow(site, &plan.handle),
-            other => site.fail(&format!("creating image {}", plan.handle.spec()), other),
-        })
+        match made {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(Errno::TIMEDOUT) => Err(self.why_slow(site, &plan.handle)),
+            Err(other) => Err(site.fail(&format!("creating image {}", plan.handle.spec()), other)),
+        }
     }
 
     fn complete(
@@ -253,7 +276,9 @@ impl Store {
         set.extend(fs.as_ref().map(|fs| (FS, fs.as_bytes())));
         let remove: Vec<_> = inherited.iter().map(String::as_str).collect();
         site.update(&id, &set, &remove)?;
-        self.tasks.intent_done(site, name);
+        if !plan.unique {
+            self.tasks.intent_done(site, name);
+        }
         if depth > self.config.soft_depth {
             self.tasks.flatten(site, &id, name)?;
         }

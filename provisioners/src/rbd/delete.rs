@@ -81,7 +81,8 @@ impl Store {
 
     /// An image without a record is not deleted, unless it is what our own interrupted creation left.
     fn delete_recordless(&self, site: &Site, handle: &Handle, image: &str) -> Result<()> {
-        let ours = site.intent(&handle.name)?.is_some_and(|it| it.cluster == self.config.owner);
+        let intended = |it: super::record::Intent| it.cluster == self.config.owner;
+        let ours = super::plan::is_unique(&handle.name) || site.intent(&handle.name)?.is_some_and(intended);
         if ours && super::create::holds_nothing(site, image).is_ok() {
             return self.remove_torn(site, handle);
         }

@@ -28,6 +28,7 @@ use crate::{
 
 mod admin;
 mod attach;
+mod bare;
 mod blocks;
 mod capacity;
 mod config;
@@ -54,6 +55,7 @@ mod traits;
 mod wire;
 
 pub use admin::{Admin, ImageDetails, ImageInfo};
+pub use bare::Bare;
 pub use config::{Mounter, Purge, RbdCluster, RbdConfig};
 pub use fence::{FenceOptions, FencePlan, FenceReport, Step};
 pub use handle::{Handle, Place, parse_handle};
@@ -155,7 +157,7 @@ async fn run<T: Send + 'static>(
         let place = place.map_err(|_| overdue(&calls))?.map_err(|_| overdue(&calls))?;
         let inner = ctx.clone();
         let mut task = tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let (_place, _call) = (place, store.tasks.call());
             work(&store, &inner)
         });
         let ended = |e| Error::Internal(format!("the rbd backend's work ended early: {e}"));

@@ -17,6 +17,8 @@ pub(super) struct Plan {
     pub(super) block: bool,
     /// The capability's or the parameter's.
     pub(super) fs_type: Option<String>,
+    /// Nobody else makes an image of this name, so an image of it without a record is ours, half made.
+    pub(super) unique: bool,
 }
 
 impl Plan {
@@ -40,6 +42,7 @@ impl Plan {
             id: VolumeId(handle.to_string()),
             block: spec.capabilities.iter().any(|it| it.access == AccessType::Block),
             fs_type: wished(&spec.capabilities, params.fs_type.as_deref())?,
+            unique: is_unique(&handle.name),
             handle,
             spec,
             params,
@@ -66,6 +69,17 @@ impl Plan {
         }
         Ok((!differences.is_empty()).then(|| differences.join(", ")))
     }
+}
+
+/// Whether a name has a UUID in it (RFC 9562, the text form), as `pvc-<uid>` of Kubernetes has.
+pub(super) fn is_unique(name: &str) -> bool {
+    let is_uuid = |text: &[u8]| {
+        text.iter().enumerate().all(|(i, byte)| match i {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+    };
+    name.as_bytes().windows(36).any(is_uuid)
 }
 
 /// In what a volume that exists differs from a StorageClass's parameters; `None`: in nothing.

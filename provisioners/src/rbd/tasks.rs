@@ -43,6 +43,8 @@ struct State {
     /// By image id.
     progress: BTreeMap<String, Flattening>,
     intents: Vec<(Site, String)>,
+    /// Calls that are being worked on for somebody who waits.
+    calls: usize,
     started: bool,
     stopped: bool,
 }
@@ -66,6 +68,22 @@ struct Shared {
 /// The queues and their workers.
 pub(super) struct Tasks {
     shared: Arc<Shared>,
+}
+
+/// A call that somebody waits for.
+pub(super) struct Call {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.calls -= 1;
+        if state.calls == 0 && !state.purge.is_empty() {
+            drop(state);
+            self.shared.changed.notify_all();
+        }
+    }
 }
 
 impl Drop for Tasks {
@@ -152,6 +170,12 @@ impl Tasks {
         !state.purging.contains_key(image) && !state.blocked.contains(image)
     }
 
+    /// Somebody waits for an answer while this lives: the purge holds back.
+    pub(super) fn call(&self) -> Call {
+        self.shared.lock().calls += 1;
+        Call { shared: self.shared.clone() }
+    }
+
     /// What is to be measured.
     pub(super) fn gauges(&self) -> Vec<Gauge> {
         let state = self.shared.lock();
@@ -192,7 +216,11 @@ impl Tasks {
                     tracing::error!(%error, "no thread for background work; it is left for the next start");
                 }
             };
-            (0..self.shared.workers).for_each(|i| spawn(format!("rbd-purge-{i}"), purge_worker));
+            // One purges always, the others when nobody waits for an answer.
+            spawn("rbd-purge-0".into(), |shared| purge_worker(shared, |_| true));
+            for i in 1..self.shared.workers {
+                spawn(format!("rbd-purge-{i}"), |shared| purge_worker(shared, |state| state.calls == 0));
+            }
             spawn("rbd-flatten".into(), flatten_worker);
             spawn("rbd-intents".into(), intent_worker);
         }
@@ -281,8 +309,8 @@ fn is_young(key: &str, since: Timestamp) -> bool {
     key.starts_with("create/") && age < YOUNG
 }
 
-fn purge_worker(shared: &Shared) {
-    while let Some(job) = shared.next(|state| state.purge.pop_front()) {
+fn purge_worker(shared: &Shared, may: fn(&State) -> bool) {
+    while let Some(job) = shared.next(|state| may(state).then(|| state.purge.pop_front()).flatten()) {
         let removed = purge_one(shared, &job);
         let mut state = shared.lock();
         state.purging.remove(&job.image);
