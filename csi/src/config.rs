@@ -41,6 +41,9 @@ pub struct Config {
     /// How many operations work at once in each driver; the others wait.
     #[serde(default = "default_concurrency")]
     pub max_concurrent_operations: usize,
+    /// A kubeconfig, for asking how nodes are. Default: the pod's own service account, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<PathBuf>,
     /// qemu-storage-daemon, where it is not in a usual directory: for volumes of type rbd with `mounter: fuse`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qemu_storage_daemon: Option<PathBuf>,

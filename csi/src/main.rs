@@ -59,7 +59,7 @@ fn start(cli: &Cli, mut config: Config) -> Result<ExitCode> {
     // One thread takes and answers the calls; the work is on the blocking threads. More threads for the calls cost
     // memory and wake each other up.
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(config.max_concurrent_operations + 8)
+        .max_blocking_threads(config.max_concurrent_operations * config.backends.len() + 8)
         .thread_keep_alive(Duration::from_secs(5))
         .enable_all()
         .build()

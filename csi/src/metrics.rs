@@ -13,6 +13,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use provisioners::{Gauge, Measures};
+
 use crate::flight::Flights;
 
 /// Upper bounds of the latency histogram, in seconds: from a cached Probe to a long copy.
@@ -73,6 +75,12 @@ impl Metrics {
     /// Has the operations of a driver counted in the age of the oldest: they go on when their callers have gone.
     pub fn watch(&self, backend: &str, flights: Flights) {
         self.live.flights().push((backend.to_owned(), flights));
+    }
+
+    /// Has what a backend measures of itself shown.
+    pub fn measure(&self, backend: &str, measures: Arc<dyn Measures>) {
+        let mut own = self.live.measures.lock().unwrap_or_else(PoisonError::into_inner);
+        own.push((backend.to_owned(), measures));
     }
 
     /// Counts a call from now until [`Timer::done`].
@@ -138,6 +146,7 @@ struct Live {
     next: AtomicU64,
     calls: Mutex<BTreeMap<u64, (InFlightLabels, Instant)>>,
     flights: Mutex<Vec<(String, Flights)>>,
+    measures: Mutex<Vec<(String, Arc<dyn Measures>)>>,
 }
 
 impl std::fmt::Debug for Live {
@@ -168,6 +177,18 @@ impl Live {
         oldest
     }
 
+    /// What the backends measure of themselves: each gauge with its value by backend.
+    fn measured(&self) -> Vec<(Gauge, Vec<(String, f64)>)> {
+        let mut families: BTreeMap<&str, (Gauge, Vec<(String, f64)>)> = BTreeMap::new();
+        for (backend, measures) in self.measures.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for gauge in measures.gauges() {
+                let family = families.entry(gauge.name).or_insert((gauge, Vec::new()));
+                family.1.push((backend.clone(), gauge.value));
+            }
+        }
+        families.into_values().collect()
+    }
+
     fn in_flight(&self) -> BTreeMap<InFlightLabels, i64> {
         let mut count = BTreeMap::new();
         for (labels, _) in self.calls().values() {
@@ -189,6 +210,12 @@ impl Collector for Live {
             encoder.encode_descriptor("oldest_in_flight_age", help, Some(&Unit::Seconds), kind)?;
         for (backend, age) in self.oldest() {
             ConstGauge::new(age).encode(family.encode_family(&OfBackend { backend })?)?;
+        }
+        for (gauge, values) in self.measured() {
+            let mut family = encoder.encode_descriptor(gauge.name, gauge.help, None, kind)?;
+            for (backend, value) in values {
+                ConstGauge::new(value).encode(family.encode_family(&OfBackend { backend })?)?;
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use provisioners::{Backend, NodeId, RbdMounter, local, rbd};
+use provisioners::{Backend, NodeId, Nodes, RbdMounter, local, rbd};
 
 use crate::cli::Mode;
 use crate::config::{BackendConfig, BackendType, ClusterConfig, Config, PurgeWhen};
@@ -37,13 +37,17 @@ fn driver(
     metrics: &Metrics,
 ) -> provisioners::Result<Service> {
     let limit = Duration::from_secs(config.operation_timeout_seconds);
+    let backend = backend(config, entry, mode, host)?;
     let flights = Flights::new(config.max_concurrent_operations, limit);
     metrics.watch(&entry.driver_name, flights.clone());
+    if let Some(measures) = &backend.measures {
+        metrics.measure(&entry.driver_name, measures.clone());
+    }
     Ok(Service(Arc::new(Driver {
         name: entry.driver_name.clone(),
         node_id: config.node_id.clone(),
         mode,
-        backend: backend(config, entry, mode, host)?,
+        backend,
         host: host.clone(),
         flights,
         metrics: metrics.clone(),
@@ -62,7 +66,9 @@ fn backend(config: &Config, entry: &BackendConfig, mode: Mode, host: &Host) -> p
             Ok(backend.backend())
         }
         BackendType::Rbd => {
-            let backend = Arc::new(rbd::Rbd::new(rbd_config(config, entry, mode)?, None)?);
+            let nodes = kubernetes::Later::new(config.kubeconfig.clone()).filter(|_| mode.controller());
+            let nodes = nodes.map(|nodes| Arc::new(nodes) as Arc<dyn Nodes>);
+            let backend = Arc::new(rbd::Rbd::new(rbd_config(config, entry, mode)?, nodes)?);
             if mode.controller() {
                 backend.sweep_in_background();
             }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::output::Format;
-use crate::{csi, demo};
+use crate::{csi, demo, lock, volume};
 
 /// Manages the volumes of a Kubernetes cluster.
 ///
@@ -30,6 +30,10 @@ pub struct Cli {
 pub enum Command {
     /// Talk to any CSI socket: what sidecars and kubelet do, by hand
     Csi(Box<csi::CsiArgs>),
+    /// Who has images locked, and taking them from owners that are dead
+    Lock(Box<lock::LockArgs>),
+    /// Volumes in a backend, without Kubernetes
+    Volume(Box<volume::VolumeArgs>),
     /// Carry a database volume through its whole life on the local backend, and leave nothing behind
     Demo(demo::DemoArgs),
     /// Print a completion script for a shell
@@ -51,6 +55,8 @@ pub enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Csi(args) => runtime()?.block_on(csi::run(*args, cli.output)),
+        Command::Lock(args) => lock::run(&args, cli.output),
+        Command::Volume(args) => volume::run(&args, cli.output),
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, cli.output)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "volumectl", &mut std::io::stdout());

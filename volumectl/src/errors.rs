@@ -36,7 +36,24 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         anstream::eprintln!("{} {hint}", "hint:".bold());
     }
     let usage = error.chain().any(|cause| cause.downcast_ref::<Usage>().is_some());
-    ExitCode::from(if usage { USAGE } else { status.map_or(FAILED, |s| exit_code(s.code())) })
+    let own = error.chain().find_map(|cause| cause.downcast_ref::<provisioners::Error>());
+    let code = match (own, status) {
+        _ if usage => USAGE,
+        (Some(own), _) => backend_code(own),
+        (None, status) => status.map_or(FAILED, |s| exit_code(s.code())),
+    };
+    ExitCode::from(code)
+}
+
+/// The exit code for a backend's error.
+fn backend_code(error: &provisioners::Error) -> u8 {
+    use provisioners::Error;
+    match error {
+        Error::Invalid { .. } => USAGE,
+        Error::Refused(_) => REFUSED,
+        Error::Busy { .. } | Error::Unavailable(_) | Error::Deadline(_) => WAITING,
+        _ => FAILED,
+    }
 }
 
 /// What was being done, the code and the server's text; tonic's own `Display` of a status repeats more than helps.

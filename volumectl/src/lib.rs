@@ -1,12 +1,16 @@
 //! The admin CLI: one module a noun.
 
+pub mod ceph;
 pub mod cli;
 pub mod client;
 pub mod csi;
 pub mod demo;
 pub mod errors;
 pub mod load;
+pub mod lock;
 pub mod output;
+pub mod progress;
 pub mod quantity;
 pub mod run;
 pub mod secrets;
+pub mod volume;

@@ -1,0 +1,96 @@
+//! How the commands that talk to Ceph reach it.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use provisioners::rbd::{Admin, RbdCluster, RbdConfig};
+
+use crate::errors::Usage;
+
+/// Where an administrator's configuration usually is.
+const CONF: &str = "/etc/ceph/ceph.conf";
+
+/// With whom to talk, and as whom.
+#[derive(Debug, Clone, Args)]
+pub struct CephArgs {
+    /// A ceph.conf with monitors and keyring. Default: /etc/ceph/ceph.conf, if it is there and no monitors are given
+    #[arg(long, global = true, env = "CEPH_CONF", value_name = "FILE", help_heading = "Ceph")]
+    ceph_conf: Option<PathBuf>,
+
+    /// The monitors' addresses, separated by commas
+    #[arg(short, long, global = true, value_delimiter = ',', value_name = "ADDRESS", help_heading = "Ceph")]
+    monitors: Vec<String>,
+
+    /// The user, without `client.`
+    #[arg(
+        long,
+        global = true,
+        env = "CEPH_USER",
+        default_value = "admin",
+        value_name = "USER",
+        help_heading = "Ceph"
+    )]
+    id: String,
+
+    /// A file with the user's key, alone or as a keyring
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Ceph")]
+    keyfile: Option<PathBuf>,
+
+    /// What the driver calls this Ceph cluster: the clusterID of its classes
+    #[arg(long, global = true, default_value = "ceph", value_name = "ID", help_heading = "Ceph")]
+    ceph_cluster: String,
+
+    /// Whose volumes these are: the driver's clusterId
+    #[arg(
+        long,
+        global = true,
+        env = "VOLUMECTL_CLUSTER_ID",
+        default_value = "default",
+        value_name = "ID",
+        help_heading = "Ceph"
+    )]
+    cluster_id: String,
+
+    /// Only this pool, or <pool>/<namespace>; also where images named without a pool are
+    #[arg(short, long, global = true, value_name = "POOL", help_heading = "Ceph")]
+    pub pool: Option<String>,
+}
+
+impl CephArgs {
+    /// The library, not connected yet.
+    pub fn admin(&self) -> Result<Admin> {
+        let usual = || Some(PathBuf::from(CONF)).filter(|path| path.exists() && self.monitors.is_empty());
+        let conf = self.ceph_conf.clone().or_else(usual);
+        if conf.is_none() && self.monitors.is_empty() {
+            let text = format!(
+                "how is Ceph reached? Give --ceph-conf FILE or --monitors ADDRESS ({CONF} is not there)"
+            );
+            return Err(Usage(text).into());
+        }
+        let (pool, namespace) = match self.pool.as_deref().map(|p| p.split_once('/').unwrap_or((p, ""))) {
+            Some((pool, namespace)) => (vec![pool.to_owned()], namespace.to_owned()),
+            None => (Vec::new(), String::new()),
+        };
+        let cluster = RbdCluster {
+            id: self.ceph_cluster.clone(),
+            monitors: self.monitors.clone(),
+            conf,
+            user: Some(self.id.clone()),
+            key_file: self.keyfile.clone(),
+            pools: pool,
+            namespace,
+        };
+        let config =
+            RbdConfig { clusters: vec![cluster], owner: self.cluster_id.clone(), ..RbdConfig::default() };
+        Ok(Admin::new(config)?)
+    }
+
+    /// An image as it was written, with the pool that was given beside it.
+    pub fn image(&self, text: &str) -> String {
+        match &self.pool {
+            Some(pool) if !text.contains('/') => format!("{pool}/{text}"),
+            _ => text.to_owned(),
+        }
+    }
+}
