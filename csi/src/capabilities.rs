@@ -16,6 +16,7 @@ pub(crate) fn plugin(backend: &Backend, mode: Mode) -> Vec<pb::PluginCapability>
     if mode.controller() {
         services.push(Service::ControllerService);
         services.extend(backend.has(Feature::GroupSnapshots).then_some(Service::GroupControllerService));
+        services.extend(backend.has(Feature::ChangedBlocks).then_some(Service::SnapshotMetadataService));
     }
     services.extend(backend.has(Feature::Topology).then_some(Service::VolumeAccessibilityConstraints));
     let mut types: Vec<_> = services.into_iter().map(|s| Type::Service(Entry { r#type: s.into() })).collect();

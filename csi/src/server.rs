@@ -121,13 +121,16 @@ async fn serve(driver: Service, listener: UnixListener, told: watch::Receiver<bo
     use pb::group_controller_server::GroupControllerServer;
     use pb::identity_server::IdentityServer;
     use pb::node_server::NodeServer;
+    use pb::snapshot_metadata_server::SnapshotMetadataServer;
     let (controller, node) = (driver.mode.controller(), driver.mode.node());
     let groups = controller && driver.backend.has(Feature::GroupSnapshots);
+    let blocks = controller && driver.backend.has(Feature::ChangedBlocks);
     let name = driver.name.clone();
     tonic::transport::Server::builder()
         .add_service(IdentityServer::new(driver.clone()))
         .add_optional_service(controller.then(|| ControllerServer::new(driver.clone())))
         .add_optional_service(groups.then(|| GroupControllerServer::new(driver.clone())))
+        .add_optional_service(blocks.then(|| SnapshotMetadataServer::new(driver.clone())))
         .add_optional_service(node.then(|| NodeServer::new(driver)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), wait(told))
         .await

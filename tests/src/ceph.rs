@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -44,7 +45,9 @@ impl Ceph {
 
     /// Starts a cluster of some OSDs.
     pub fn start(osds: u32) -> Result<Self> {
-        let dir = std::env::temp_dir().join(format!("volumectl-ceph-{}-{osds}", std::process::id()));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("volumectl-ceph-{}-{number}", std::process::id()));
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers/ceph/run");
         let mut child = Command::new(&script)
             .arg(&dir)
@@ -101,12 +104,13 @@ impl Ceph {
     /// `ceph ...` with the answer in JSON.
     pub fn ask(&self, args: &[&str]) -> Result<serde_json::Value> {
         let text = self.run("ceph", &[args, &["-f", "json"]].concat())?;
-        serde_json::from_str(text.trim()).with_context(|| format!("the answer to ceph {args:?}"))
+        // `osd blocklist ls` answers two lists, one after the other.
+        let mut values = serde_json::Deserializer::from_str(&text).into_iter();
+        values.next().context("no answer")?.with_context(|| format!("the answer to ceph {args:?}"))
     }
 
     /// Makes a pool for one test, of a name that no other has.
     pub fn pool(&self, test: &str) -> Result<String> {
-        use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let safe: String = test.chars().filter(char::is_ascii_alphanumeric).take(20).collect();
         let name = format!("t{}-{safe}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -139,7 +143,6 @@ impl Ceph {
     /// A configuration of the rbd backend for one test, whose files are all below `dir`; `more` is added to the
     /// backend's keys, indented by four.
     pub fn config(&self, test: &str, dir: &Path, more: &str) -> Result<RbdConfig> {
-        use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let safe: String = test.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let start = safe.len().saturating_sub(24);

@@ -8,9 +8,10 @@ use pb::controller_client::ControllerClient;
 use pb::group_controller_client::GroupControllerClient;
 use pb::identity_client::IdentityClient;
 use pb::node_client::NodeClient;
+use pb::snapshot_metadata_client::SnapshotMetadataClient;
 use tonic::transport::{Channel, Endpoint};
 
-/// The four services over one connection. Clones share it.
+/// The services over one connection. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Clients {
     /// Identity.
@@ -21,6 +22,8 @@ pub struct Clients {
     pub group: GroupControllerClient<Channel>,
     /// Node.
     pub node: NodeClient<Channel>,
+    /// SnapshotMetadata.
+    pub blocks: SnapshotMetadataClient<Channel>,
 }
 
 impl Clients {
@@ -31,7 +34,8 @@ impl Clients {
             identity: IdentityClient::new(channel.clone()),
             controller: ControllerClient::new(channel.clone()),
             group: GroupControllerClient::new(channel.clone()),
-            node: NodeClient::new(channel),
+            node: NodeClient::new(channel.clone()),
+            blocks: SnapshotMetadataClient::new(channel),
         })
     }
 

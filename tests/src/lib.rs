@@ -6,6 +6,7 @@ pub mod clients;
 pub mod contract;
 pub mod drivers;
 pub mod fuzzing;
+pub mod kubernetes;
 pub mod requests;
 pub mod scratch;
 

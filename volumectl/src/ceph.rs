@@ -24,14 +24,14 @@ pub struct CephArgs {
 
     /// The user, without `client.`
     #[arg(
-        long,
+        long = "id",
         global = true,
         env = "CEPH_USER",
         default_value = "admin",
         value_name = "USER",
         help_heading = "Ceph"
     )]
-    id: String,
+    user: String,
 
     /// A file with the user's key, alone or as a keyring
     #[arg(long, global = true, value_name = "FILE", help_heading = "Ceph")]
@@ -76,7 +76,7 @@ impl CephArgs {
             id: self.ceph_cluster.clone(),
             monitors: self.monitors.clone(),
             conf,
-            user: Some(self.id.clone()),
+            user: Some(self.user.clone()),
             key_file: self.keyfile.clone(),
             pools: pool,
             namespace,

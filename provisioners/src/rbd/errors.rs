@@ -1,6 +1,6 @@
 //! What an errno of Ceph means for a volume, and what to do about it.
 
-use super::ffi::{CommandError, Errno};
+use super::ffi::{CommandError, Errno, Settings};
 use crate::Error;
 
 /// The error for a call that failed: `doing` says what, with the image's name; `user` and `place` say as whom and where.
@@ -30,8 +30,12 @@ pub(super) fn failed(doing: &str, errno: Errno, user: &str, place: &str) -> Erro
 }
 
 /// The error for a connection that was not made.
-pub(super) fn not_connected(cluster: &str, user: &str, monitors: &str, errno: Errno) -> Error {
-    let words = std::io::Error::from(errno);
+pub(super) fn not_connected(cluster: &str, settings: &Settings, errno: Errno) -> Error {
+    let (words, user) = (std::io::Error::from(errno), &settings.user);
+    let monitors = match &settings.conf {
+        Some(conf) if settings.monitors.is_empty() => conf.display().to_string(),
+        _ => settings.monitors.clone(),
+    };
     let doing = format!("connecting to cluster {cluster} ({monitors}) as client.{user}");
     match errno {
         Errno::ACCESS | Errno::PERM | Errno::KEYREJECTED => Error::Denied(format!(

@@ -39,11 +39,11 @@ impl Session {
         let command = serde_json::Value::Object(command).to_string();
         let output =
             self.connection.command(&command).map_err(|e| command_failed(prefix, &e, &self.settings.user))?;
-        if output.iter().all(u8::is_ascii_whitespace) {
-            return Ok(serde_json::Value::Null);
-        }
-        serde_json::from_slice(&output)
-            .map_err(|e| Error::Internal(format!("`ceph {prefix}` answered something else than JSON: {e}")))
+        // Some commands answer several values one after the other (`osd blocklist ls`: single addresses, then ranges);
+        // what is asked for is the first. Others answer nothing.
+        let mut values = serde_json::Deserializer::from_slice(&output).into_iter();
+        let first = values.next().unwrap_or(Ok(serde_json::Value::Null));
+        first.map_err(|e| Error::Internal(format!("`ceph {prefix}` answered something else than JSON: {e}")))
     }
 
     /// The pools that are used for images: those with the application `rbd`.
@@ -198,7 +198,7 @@ impl Sessions {
                 slots.insert(key, Slot::Open(session.clone()));
                 Ok(session)
             }
-            Err(errno) => Err(not_connected(cluster, &settings.user, &settings.monitors, errno)),
+            Err(errno) => Err(not_connected(cluster, &settings, errno)),
         };
         drop(slots);
         self.changed.notify_all();

@@ -3,7 +3,7 @@
 //! What is to be done is noted in the cluster (the trash itself, and the map of intents), so that it goes on after a
 //! restart; the queues here are only the order of it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,8 +37,10 @@ struct State {
     purge: VecDeque<Job>,
     /// Image ids that are queued or being purged.
     purging: BTreeMap<String, u64>,
-    /// Image ids that cannot be purged yet: their clones live.
-    blocked: BTreeSet<String>,
+    /// By image id, those that cannot be purged yet: their clones live.
+    blocked: BTreeMap<String, Job>,
+    /// Something was purged since the blocked ones were tried.
+    freed: bool,
     flatten: VecDeque<Job>,
     /// By image id.
     progress: BTreeMap<String, Flattening>,
@@ -167,7 +169,7 @@ impl Tasks {
             let waited = self.shared.changed.wait_timeout(state, Duration::from_millis(100));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        !state.purging.contains_key(image) && !state.blocked.contains(image)
+        !state.purging.contains_key(image) && !state.blocked.contains_key(image)
     }
 
     /// Somebody waits for an answer while this lives: the purge holds back.
@@ -314,19 +316,34 @@ fn purge_worker(shared: &Shared, may: fn(&State) -> bool) {
         let removed = purge_one(shared, &job);
         let mut state = shared.lock();
         state.purging.remove(&job.image);
+        tracing::debug!(image = %job.image, bytes = job.bytes, ?removed, "purge");
         match removed {
             Ok(true) => {
                 state.blocked.remove(&job.image);
+                state.freed = true;
                 shared.purged.fetch_add(1, Ordering::Relaxed);
             }
             Ok(false) => {
-                state.blocked.insert(job.image.clone());
+                state.blocked.insert(job.image.clone(), job);
             }
             Err(error) => tracing::warn!(image = %job.image, %error, "not purged; tried again later"),
         }
+        state.retry_blocked();
         drop(state);
         shared.changed.notify_all();
-        tracing::debug!(image = %job.image, bytes = job.bytes, "purge done");
+    }
+}
+
+impl State {
+    /// Once all else is purged, the parents of what was purged may be free.
+    fn retry_blocked(&mut self) {
+        if self.purging.is_empty() && self.freed && !self.blocked.is_empty() {
+            self.freed = false;
+            for (image, job) in std::mem::take(&mut self.blocked) {
+                self.purging.insert(image, job.bytes);
+                self.purge.push_back(job);
+            }
+        }
     }
 }
 

@@ -7,14 +7,16 @@ use csi_proto::v1 as pb;
 use e2e::ceph::Ceph;
 use e2e::contract::Subject;
 use e2e::drivers::InProcess;
+use e2e::kubernetes::Api;
 use e2e::requests::{self, MIB};
 use e2e::scratch::Scratch;
 
 async fn subject(case: &str, capability: pb::VolumeCapability, size: i64) -> Result<Option<Subject>> {
     let Some(ceph) = Ceph::shared(case)? else { return Ok(None) };
     let scratch = Scratch::new()?;
-    let config = ceph.config(case, scratch.path(), "")?;
-    let driver = InProcess::start(&config.text).await?;
+    let nodes = Api::start(scratch.path(), "node-1").await?;
+    let config = nodes.config() + &ceph.config(case, scratch.path(), "")?.text;
+    let driver = InProcess::start(&config).await?;
     Ok(Some(Subject {
         clients: driver.clients().await?,
         scratch,

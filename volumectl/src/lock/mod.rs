@@ -39,7 +39,8 @@ enum Verb {
     /// Take the fence of a recovery back
     Undo {
         /// The journal entry's id, as `recover` and `journal` print it
-        id: String,
+        #[arg(value_name = "ID")]
+        entry: String,
     },
     /// List what was fenced, step by step
     Journal,
@@ -77,8 +78,8 @@ pub fn run(args: &LockArgs, format: Format) -> Result<ExitCode> {
             list(&admin, &args.ceph, image.as_deref(), node.as_deref(), format)?;
         }
         Verb::Recover(wish) => return recover::run(&admin, &args.ceph, wish, format),
-        Verb::Undo { id } => {
-            let report = serde_json::to_value(admin.undo(id)?)?;
+        Verb::Undo { entry } => {
+            let report = serde_json::to_value(admin.undo(entry)?)?;
             output::print(format, &with_last(report), JOURNAL)?;
         }
         Verb::Journal => {

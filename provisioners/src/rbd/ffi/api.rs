@@ -174,6 +174,7 @@ library! {
         fn rbd_resize2(Handle, u64, bool, Progress, *mut c_void) -> c_int;
         fn rbd_snap_list(Handle, *mut SnapInfo, *mut c_int) -> c_int;
         fn rbd_snap_list_end(*mut SnapInfo);
+        fn rbd_snap_get_namespace_type(Handle, u64, *mut c_int) -> c_int;
         fn rbd_snap_create(Handle, Text) -> c_int;
         fn rbd_snap_remove(Handle, Text) -> c_int;
         fn rbd_snap_get_timestamp(Handle, u64, *mut Timespec) -> c_int;

@@ -176,10 +176,27 @@ impl Image {
                 name: unsafe { copy(raw.name) },
                 size: raw.size,
             };
-            let snaps = raw.iter().take(count).map(one).collect();
+            let all: Vec<Snap> = raw.iter().take(count).map(one).collect();
             // SAFETY: filled by librbd and ended by an entry without a name; freed once.
             unsafe { (rbd.rbd_snap_list_end)(raw.as_mut_ptr()) };
-            return Ok(snaps);
+            let mut users = Vec::new();
+            for snap in all {
+                if self.is_users(snap.id)? {
+                    users.push(snap);
+                }
+            }
+            return Ok(users);
+        }
+    }
+
+    /// Whether a snapshot is a user's: not a group's, and not one that was removed and lives on for its clones.
+    fn is_users(&self, id: u64) -> Result<bool, Errno> {
+        let mut kind = 0;
+        // SAFETY: the image is open, the call writes the answer.
+        match check(unsafe { (self.rbd().rbd_snap_get_namespace_type)(self.raw, id, &raw mut kind) }) {
+            // Gone meanwhile.
+            Err(Errno::NOENT) => Ok(false),
+            other => other.map(|_| kind == 0),
         }
     }
 

@@ -1,0 +1,284 @@
+//! What an image can be asked to have, and what the cluster says of it.
+
+use anyhow::{Context as _, Result, ensure};
+use csi_proto::v1 as pb;
+use e2e::contract::refused;
+use e2e::requests::{self as ask, MIB};
+use tonic::Code;
+
+use super::world::{SIZE, World};
+
+fn with(name: &str, parameters: &[(&str, &str)]) -> pb::CreateVolumeRequest {
+    let mut request = ask::create(name, SIZE, ask::mount("ext4"));
+    request.parameters = parameters.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_class_decides_features_striping_and_name() -> Result<()> {
+    let Some(w) = World::new("class", "").await? else { return Ok(()) };
+    let mut request = with(
+        "claim-1",
+        &[
+            ("imageFeatures", "layering,exclusive-lock"),
+            ("objectSize", "8388608"),
+            ("stripeUnit", "65536"),
+            ("stripeCount", "4"),
+            ("volumeNamePrefix", "shop-"),
+            ("nameTemplate", "${pvc.namespace}-${pvc.name}"),
+            ("csi.storage.k8s.io/pvc/namespace", "shop"),
+            ("csi.storage.k8s.io/pvc/name", "db"),
+        ],
+    );
+    let id = w.create(request.clone()).await?;
+    ensure!(id == format!("ceph:{}", w.spec("shop-shop-db")), "{id}");
+    let info: serde_json::Value =
+        serde_json::from_str(&w.rbd(&["info", "--format", "json", &w.spec("shop-shop-db")])?)?;
+    let features: Vec<_> = info["features"].as_array().context("no features")?.iter().collect();
+    ensure!(features == ["layering", "striping", "exclusive-lock"], "{info}");
+    ensure!(info["object_size"] == 8_388_608 && info["stripe_unit"] == 65536 && info["stripe_count"] == 4);
+    ensure!(w.create(request.clone()).await? == id, "again is the same");
+    request.parameters.insert("stripeCount".into(), "2".into());
+    let other = w.clients.controller.clone().create_volume(request).await;
+    refused(other, Code::AlreadyExists, &["stripeCount"])?;
+    for (parameters, word) in [
+        (&[("imageFeatures", "layering,fast-diff")][..], "object-map"),
+        (&[("imageFeatures", "layers")], "layers"),
+        (&[("stripeUnit", "65536")], "stripeCount"),
+        (&[("objectSize", "5000")], "power of two"),
+        (&[("pol", "rbd")], "pool"),
+        (&[("mapOptions", "secret=x")], "set by the driver"),
+        (&[("mapOptions", "noshare /dev/null")], "cannot be in an option"),
+        (&[("unmapOptions", "hard")], "force"),
+        (&[("clusterID", "mars")], "known: ceph"),
+        (&[("encrypted", "true")], "encrypt"),
+    ] {
+        let wrong = w.clients.controller.clone().create_volume(with("wrong", parameters)).await;
+        refused(wrong, Code::InvalidArgument, &[word])?;
+    }
+    w.delete(&id).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_can_be_in_another_pool() -> Result<()> {
+    let Some(w) = World::new("datapool", "").await? else { return Ok(()) };
+    let pool = w.ceph.pool("data")?;
+    let id = w.create(with("with-data-pool", &[("dataPool", &pool)])).await?;
+    let info = w.rbd(&["info", "--format", "json", &w.spec("with-data-pool")])?;
+    ensure!(info.contains(&format!("\"data_pool\":\"{pool}\"")), "{info}");
+    let missing = w.clients.controller.clone().create_volume(with("no-pool", &[("dataPool", "none")])).await;
+    ensure!(missing.is_err());
+    w.delete(&id).await?;
+    w.until("the purge", || Ok(w.images()?.1.is_empty())).await?;
+    w.ceph.remove_pool(&pool)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn capacity_counts_replicas_and_quotas() -> Result<()> {
+    let Some(w) = World::new("capacity", "").await? else { return Ok(()) };
+    let capacity = async || {
+        let request = pb::GetCapacityRequest::default();
+        let answer = w.clients.controller.clone().get_capacity(request).await?.into_inner();
+        Ok::<_, anyhow::Error>(answer.available_capacity)
+    };
+    let df = w.ceph.ask(&["df"])?;
+    let pools = df["pools"].as_array().context("no pools")?;
+    let pool = pools.iter().find(|pool| pool["name"] == "rbd").context("no pool rbd")?;
+    let most = pool["stats"]["max_avail"].as_i64().context("no max_avail")?;
+    let has = capacity().await?;
+    // Other tests write meanwhile.
+    ensure!((has - most).abs() < most / 2, "{has} and max_avail {most}");
+    let raw = df["stats"]["total_bytes"].as_i64().context("no total_bytes")?;
+    ensure!(has < raw * 6 / 10, "two copies of each byte, so less than half of {raw}: {has}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_of_others_are_never_deleted_or_taken() -> Result<()> {
+    let Some(w) = World::new("foreign", "").await? else { return Ok(()) };
+    let spec = w.spec("precious");
+    w.rbd(&["create", "--size", "64M", &spec])?;
+    let id = format!("ceph:{spec}");
+    let delete = w.clients.controller.clone().delete_volume(ask::delete(&id)).await;
+    refused(delete, Code::FailedPrecondition, &["no record", "not deleted"])?;
+    let create = w.clients.controller.clone().create_volume(with("precious", &[])).await;
+    refused(create, Code::AlreadyExists, &["collision", "nothing was changed"])?;
+    let list = w.clients.controller.clone().list_volumes(pb::ListVolumesRequest::default()).await?;
+    ensure!(list.get_ref().entries.is_empty());
+    ensure!(w.images()?.0 == ["precious"]);
+    let (code, _, error) = w.volumectl(&["volume", "rm", &spec, "--yes"])?;
+    ensure!(code == 3 && error.contains("no record"), "{code}: {error}");
+    w.rbd(&["rm", &spec]).map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_of_clones_stays_short() -> Result<()> {
+    let Some(w) = World::new("chain", "    softCloneDepth: 2\n    hardCloneDepth: 4\n").await? else {
+        return Ok(());
+    };
+    let mut ids = vec![w.make("chain-0").await?];
+    for i in 1..=32 {
+        let mut request = ask::create(&format!("chain-{i}"), SIZE, ask::mount("ext4"));
+        request.volume_content_source = ask::from_volume(&ids[i - 1]);
+        // Too deep is answered at once, with what is being done about it; the retry succeeds.
+        let mut tries = 0;
+        loop {
+            match w.clients.controller.clone().create_volume(request.clone()).await {
+                Ok(made) => {
+                    ids.push(made.into_inner().volume.context("no volume")?.volume_id);
+                    break;
+                }
+                Err(status) if status.code() == Code::Unavailable && tries < 100 => {
+                    ensure!(status.message().contains("flattened"), "{}", status.message());
+                    tries += 1;
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+                Err(status) => return Err(status.into()),
+            }
+        }
+    }
+    w.until("the flattening of what is deep", || {
+        let mut deepest = 0;
+        for i in 0..=32 {
+            let mut depth = 0;
+            let mut at = format!("chain-{i}");
+            while let Some(parent) = parent(&w, &at)? {
+                (depth, at) = (depth + 1, parent);
+            }
+            deepest = deepest.max(depth);
+        }
+        Ok(deepest <= 2)
+    })
+    .await?;
+    // Parents first: those that have clones wait in the trash until these are gone.
+    for id in &ids {
+        w.delete(id).await?;
+    }
+    w.until("the purge of all", || Ok(w.images()?.1.is_empty())).await
+}
+
+fn parent(w: &World, image: &str) -> Result<Option<String>> {
+    let info: serde_json::Value = serde_json::from_str(&w.rbd(&["info", "--format", "json", &w.spec(image)])?)?;
+    Ok(info["parent"]["image"].as_str().map(str::to_owned))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_parent_waits_for_its_clones_in_the_trash() -> Result<()> {
+    let Some(w) = World::new("parent", "").await? else { return Ok(()) };
+    let parent = w.make("parent").await?;
+    let mut request = ask::create("child", SIZE, ask::mount("ext4"));
+    request.volume_content_source = ask::from_volume(&parent);
+    let child = w.create(request).await?;
+    w.delete(&parent).await?;
+    ensure!(w.images()? .0 == ["child"], "{:?}", w.images()?);
+    ensure!(w.make("parent").await? == parent, "the name is free at once");
+    w.delete(&parent).await?;
+    w.delete(&child).await?;
+    // The parent's turn comes with the next sweep at the latest.
+    w.until("the purge", || Ok(w.images()?.1.is_empty())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_blocks_are_told() -> Result<()> {
+    let Some(w) = World::new("blocks", "").await? else { return Ok(()) };
+    let id = w.create(ask::create("blocks", 64 * MIB, ask::block())).await?;
+    let spec = w.spec("blocks");
+    let write = |offset: &str, pattern: &str| {
+        w.rbd(&["bench", "--io-type", "write", "--io-size", "4M", "--io-total", "4M", "--io-threads", "1", &spec])
+            .map(|_| (offset.len(), pattern.len()))
+    };
+    let empty = w.snapshot(&id, "blocks-0").await?;
+    write("0", "a")?;
+    let first = w.snapshot(&id, "blocks-1").await?;
+    let allocated = async |snapshot: &str| {
+        let request = pb::GetMetadataAllocatedRequest { snapshot_id: snapshot.into(), ..Default::default() };
+        let mut stream = w.clients.blocks.clone().get_metadata_allocated(request).await?.into_inner();
+        let mut found = Vec::new();
+        while let Some(message) = stream.message().await? {
+            ensure!(message.volume_capacity_bytes == 64 * MIB);
+            found.extend(message.block_metadata.iter().map(|b| (b.byte_offset, b.size_bytes)));
+        }
+        Ok::<_, anyhow::Error>(found)
+    };
+    ensure!(allocated(&empty.snapshot_id).await?.is_empty());
+    ensure!(allocated(&first.snapshot_id).await? == [(0, 4 * MIB)]);
+    let delta = |base: &str, target: &str| pb::GetMetadataDeltaRequest {
+        base_snapshot_id: base.into(),
+        target_snapshot_id: target.into(),
+        ..Default::default()
+    };
+    let request = delta(&empty.snapshot_id, &first.snapshot_id);
+    let mut stream = w.clients.blocks.clone().get_metadata_delta(request).await?.into_inner();
+    let message = stream.message().await?.context("no message")?;
+    ensure!(message.block_metadata.len() == 1 && message.block_metadata[0].size_bytes == 4 * MIB, "{message:?}");
+    let backwards = delta(&first.snapshot_id, &empty.snapshot_id);
+    let refused = w.clients.blocks.clone().get_metadata_delta(backwards).await.err().context("no error")?;
+    ensure!(refused.code() == Code::InvalidArgument && refused.message().contains("base_snapshot_id"));
+    for snapshot in [first, empty] {
+        w.clients.controller.clone().delete_snapshot(ask::delete_snapshot(&snapshot.snapshot_id)).await?;
+    }
+    w.delete(&id).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_images_are_listed_in_pages() -> Result<()> {
+    let Some(w) = World::new("many", "    purgeWorkers: 16\n").await? else { return Ok(()) };
+    let mut calls = tokio::task::JoinSet::new();
+    for i in 0..500 {
+        let mut controller = w.clients.controller.clone();
+        calls.spawn(async move {
+            let request = ask::create(&format!("many-{i:03}"), SIZE, ask::mount("ext4"));
+            controller.create_volume(request).await.map(drop)
+        });
+    }
+    while let Some(done) = calls.join_next().await {
+        done??;
+    }
+    let (mut ids, mut token) = (Vec::new(), String::new());
+    loop {
+        let request = pb::ListVolumesRequest { max_entries: 64, starting_token: token };
+        let page = w.clients.controller.clone().list_volumes(request).await?.into_inner();
+        ids.extend(page.entries.into_iter().filter_map(|e| Some(e.volume?.volume_id)));
+        token = page.next_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    ensure!(ids.len() == 500 && ids.is_sorted(), "{} ids", ids.len());
+    for id in ids {
+        let mut controller = w.clients.controller.clone();
+        calls.spawn(async move { controller.delete_volume(ask::delete(&id)).await.map(drop) });
+    }
+    while let Some(done) = calls.join_next().await {
+        done??;
+    }
+    w.until("the purge of five hundred", || Ok(w.images()? == (vec![], vec![]))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumectl_makes_grows_and_removes_images() -> Result<()> {
+    let Some(w) = World::new("volumectl", "").await? else { return Ok(()) };
+    let spec = w.spec("db");
+    let run = |args: &[&str]| -> Result<String> {
+        let (code, out, error) = w.volumectl(args)?;
+        ensure!(code == 0, "{args:?}: {code}: {out}{error}");
+        Ok(out)
+    };
+    run(&["volume", "create", &spec, "--size", "1G"])?;
+    ensure!(run(&["volume", "ls", "--pool", &format!("rbd/{}", w.namespace)])?.contains("1 GiB"));
+    run(&["volume", "resize", &spec, "--size", "2G"])?;
+    let (code, _, error) = w.volumectl(&["volume", "resize", &spec, "--size", "1G"])?;
+    ensure!(code == 3 && error.contains("never made smaller"), "{code}: {error}");
+    run(&["volume", "snap", "create", &spec, "monday"])?;
+    ensure!(run(&["volume", "snap", "ls", &spec])?.contains("monday"));
+    let info: serde_json::Value = serde_json::from_str(&run(&["volume", "info", &spec, "-o", "json"])?)?;
+    ensure!(info["size"] == 2_i64 << 30 && info["details"]["snapshots"]["monday"] == 2_i64 << 30, "{info}");
+    run(&["volume", "snap", "rm", &spec, "monday", "--yes"])?;
+    ensure!(run(&["volume", "rm", &spec])?.contains("Nothing was deleted"));
+    ensure!(w.images()?.0 == ["db"]);
+    ensure!(run(&["volume", "rm", &spec, "--yes"])?.contains("true"));
+    ensure!(w.images()? == (vec![], vec![]));
+    let (code, _, error) = w.volumectl(&["volume", "info", &spec])?;
+    ensure!(code == 1 && error.contains("no image"), "{code}: {error}");
+    Ok(())
+}
