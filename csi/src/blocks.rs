@@ -91,7 +91,8 @@ impl SnapshotMetadata for Service {
         let (metadata, r) = open(request);
         let subject = r.snapshot_id.clone();
         let work = async {
-            let wish = Wish::new(("snapshot_id", &r.snapshot_id), r.starting_offset, r.max_results, r.secrets)?;
+            let wish =
+                Wish::new(("snapshot_id", &r.snapshot_id), r.starting_offset, r.max_results, r.secrets)?;
             let blocks = self.blocks("GetMetadataAllocated", &wish).await?;
             Ok(stream(blocks, wish.most, |capacity, entries| pb::GetMetadataAllocatedResponse {
                 block_metadata_type: pb::BlockMetadataType::VariableLength.into(),

@@ -75,7 +75,8 @@ fn show(name: &str, state: Option<Node>) -> Response {
         return (StatusCode::NOT_FOUND, axum::Json(body).into_response()).into_response();
     };
     let ready = if state == Node::Ready { "True" } else { "Unknown" };
-    let taint = json!([{"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}]);
+    let taint =
+        json!([{"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}]);
     let taints = if state == Node::OutOfService { taint } else { json!([]) };
     let body = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"taints": taints},
                       "status": {"conditions": [{"type": "Ready", "status": ready}]}});

@@ -11,8 +11,9 @@ mod world;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use e2e::ceph::Ceph;
 use operations::{OPERATIONS, Operation};
-use world::World;
+use world::{Kind, World};
 
 /// A small generator whose numbers follow from its seed (splitmix64, by S. Vigna).
 pub struct Random(u64);
@@ -41,14 +42,29 @@ async fn killed_at_any_point_and_called_again_it_ends_the_same() -> Result<()> {
     if !e2e::is_root("crash") {
         return Ok(());
     }
+    rounds(Kind::Local, 200).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_on_a_ceph_cluster() -> Result<()> {
+    match Ceph::shared("crash rbd")? {
+        Some(ceph) => rounds(Kind::Rbd(ceph), 60).await,
+        None => Ok(()),
+    }
+}
+
+async fn rounds(kind: Kind, default: u64) -> Result<()> {
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let seed = number("CRASH_SEED").unwrap_or(clock.as_secs());
-    let rounds = number("CRASH_ROUNDS").unwrap_or(200);
+    let rounds = number("CRASH_ROUNDS").unwrap_or(default);
     println!("crash test: seed {seed}, {rounds} rounds");
     let (mut random, mut hits, begun) = (Random(seed), 0, Instant::now());
-    let mut world = World::new().await?;
+    let mut world = World::new(kind).await?;
+    let local = matches!(kind, Kind::Local);
+    let operations: Vec<_> =
+        OPERATIONS.into_iter().filter(|operation| local || !operation.is_local()).collect();
     for round in 0..rounds {
-        let operation = OPERATIONS[random.below(OPERATIONS.len())];
+        let operation = operations[random.below(operations.len())];
         let hit = one(&mut world, &mut random, operation, round);
         hits += u64::from(hit.await.with_context(|| format!("seed {seed}, round {round}: {operation:?}"))?);
     }
@@ -75,7 +91,7 @@ async fn one(world: &mut World, random: &mut Random, operation: Operation, round
     let begun = Instant::now();
     let answer = loop {
         match operations::call(world.clients().await?, operation, subject.clone()).await {
-            Err(status) if may_repeat(&status) && begun.elapsed() < Duration::from_secs(20) => {
+            Err(status) if may_repeat(&status) && begun.elapsed() < Duration::from_secs(40) => {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             other => break other.context("the repeated call")?,
@@ -88,6 +104,10 @@ async fn one(world: &mut World, random: &mut Random, operation: Operation, round
     Ok(hit)
 }
 
+/// What a sidecar repeats. A client that was killed is a user of its images until the cluster has noticed.
 fn may_repeat(status: &tonic::Status) -> bool {
-    matches!(status.code(), tonic::Code::Aborted | tonic::Code::Unavailable | tonic::Code::DeadlineExceeded)
+    use tonic::Code::{Aborted, DeadlineExceeded, FailedPrecondition, Unavailable};
+    let in_use = ["in use by client", "open elsewhere"].iter().any(|words| status.message().contains(words));
+    matches!(status.code(), Aborted | Unavailable | DeadlineExceeded)
+        || status.code() == FailedPrecondition && in_use
 }

@@ -11,18 +11,62 @@ mod reference;
 #[path = "model/system.rs"]
 mod system;
 
-use machine::Machine;
-use proptest::test_runner::Config;
-use proptest_state_machine::prop_state_machine;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-prop_state_machine! {
-    #![proptest_config(Config {
-        cases: std::env::var("MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48),
+use e2e::ceph::Ceph;
+use machine::{Bed, Machine};
+use proptest::test_runner::{Config, TestRunner};
+use proptest_state_machine::{ReferenceStateMachine as _, StateMachineTest as _, prop_state_machine};
+use reference::Model;
+use system::Kind;
+
+fn config(cases: u32) -> Config {
+    Config {
+        cases: std::env::var("MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(cases),
         failure_persistence: None,
         max_shrink_iters: 400,
         ..Config::default()
-    })]
+    }
+}
+
+/// The local backend.
+struct Local;
+
+impl Bed for Local {
+    fn kind() -> Kind {
+        Kind::Local
+    }
+}
+
+prop_state_machine! {
+    #![proptest_config(config(48))]
 
     #[test]
-    fn any_sequence_of_calls_keeps_the_promises(sequential 1..40 => Machine);
+    fn any_sequence_of_calls_keeps_the_promises(sequential 1..40 => Machine<Local>);
+}
+
+/// The rbd backend.
+struct Rbd;
+
+impl Bed for Rbd {
+    fn kind() -> Kind {
+        Kind::Rbd(Ceph::shared("model rbd").unwrap().unwrap())
+    }
+}
+
+#[test]
+fn any_sequence_of_calls_keeps_the_promises_on_a_ceph_cluster() {
+    if Ceph::shared("model rbd").unwrap().is_none() {
+        return;
+    }
+    let (config, begun, calls) = (config(40), Instant::now(), AtomicUsize::new(0));
+    let mut runner = TestRunner::new(config.clone());
+    let run = runner.run(&Model::sequential_strategy(1..30), |(model, steps, seen)| {
+        calls.fetch_add(steps.len(), Ordering::Relaxed);
+        Machine::<Rbd>::test_sequential(config.clone(), model, steps, seen);
+        Ok(())
+    });
+    run.unwrap();
+    println!("{} steps in {:.0} s", calls.into_inner(), begun.elapsed().as_secs_f64());
 }

@@ -103,7 +103,16 @@ impl Store {
             return Err(collision(&plan.handle, "it has no record of this driver"));
         }
         if header.is_some() {
-            holds_nothing(site, id).map_err(|why| collision(&plan.handle, &why))?;
+            match holds_nothing(site, id) {
+                Holds::Nothing => {}
+                Holds::Something(why) => return Err(collision(&plan.handle, &why)),
+                Holds::Open(client) => {
+                    return Err(Error::Unavailable(format!(
+                        "image {} is half made and still open by {client}, which is gone in half a minute if it is a driver that was killed; repeat the call",
+                        plan.handle.spec()
+                    )));
+                }
+            }
         }
         match site.pool.remove(name) {
             Ok(()) | Err(Errno::NOENT) => {}
@@ -321,27 +330,37 @@ impl Store {
     }
 }
 
-/// Proves that an image without a record holds nothing: no data of its own, no snapshot, nobody has it open.
-pub(super) fn holds_nothing(site: &Site, id: &str) -> Result<(), String> {
-    let look = || -> Result<Option<String>, Errno> {
+/// What an image without a record holds.
+pub(super) enum Holds {
+    /// No data of its own, no snapshot, and nobody has it open.
+    Nothing,
+    /// The client of this address has it open.
+    Open(String),
+    /// Something, or nobody could look.
+    Something(String),
+}
+
+/// Looks whether an image without a record holds anything.
+pub(super) fn holds_nothing(site: &Site, id: &str) -> Holds {
+    let look = || -> Result<Holds, Errno> {
         let image = super::ffi::Image::look(&site.pool, id, None)?;
         if let Some(watcher) = image.watchers()?.first() {
-            return Ok(Some(format!("{} has it open", watcher.address)));
+            return Ok(Holds::Open(watcher.address.clone()));
         }
         if let Some(snapshot) = image.snapshots()?.first() {
-            return Ok(Some(format!("it has snapshot {}", snapshot.name)));
+            return Ok(Holds::Something(format!("it has snapshot {}", snapshot.name)));
         }
         let mut data = None;
         image.diff(None, (0, image.size()?), false, |offset, _, exists| {
             data = exists.then_some(offset).or(data);
             data.is_none()
         })?;
-        Ok(data.map(|offset| format!("it holds data at byte {offset}")))
+        Ok(data.map_or(Holds::Nothing, |offset| Holds::Something(format!("it holds data at byte {offset}"))))
     };
     match look() {
-        Ok(None) | Err(Errno::NOENT) => Ok(()),
-        Ok(Some(why)) => Err(why),
-        Err(errno) => Err(format!("it could not be looked at: {}", std::io::Error::from(errno))),
+        Ok(holds) => holds,
+        Err(Errno::NOENT) => Holds::Nothing,
+        Err(errno) => Holds::Something(format!("it could not be looked at: {}", std::io::Error::from(errno))),
     }
 }
 

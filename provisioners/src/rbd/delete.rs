@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 
 use super::config::Purge;
+use super::create::{Holds, holds_nothing};
 use super::ffi::{Errno, Image, Watcher};
 use super::handle::{Handle, parse_handle};
 use super::record::{DELETED, Found, VOLUME, VolumeRecord, decode};
@@ -83,7 +84,7 @@ impl Store {
     fn delete_recordless(&self, site: &Site, handle: &Handle, image: &str) -> Result<()> {
         let intended = |it: super::record::Intent| it.cluster == self.config.owner;
         let ours = super::plan::is_unique(&handle.name) || site.intent(&handle.name)?.is_some_and(intended);
-        if ours && super::create::holds_nothing(site, image).is_ok() {
+        if ours && matches!(holds_nothing(site, image), Holds::Nothing) {
             return self.remove_torn(site, handle);
         }
         Err(Error::Refused(format!(
@@ -187,7 +188,11 @@ impl Store {
 /// librbd moves an image to the trash also while others have it open.
 fn check_unwatched(site: &Site, found: &Found) -> Result<()> {
     let Some(image) = site.look(&found.header.image)? else { return Ok(()) };
-    let watchers = image.watchers().map_err(|e| site.fail("listing watchers", e))?;
+    let failed = |errno| site.fail("listing watchers", errno);
+    let own = site.session.connection.address().map_err(failed)?;
+    let mut watchers = image.watchers().map_err(failed)?;
+    // A handle of our own that was closed just now is no user.
+    watchers.retain(|watcher| watcher.address != own);
     if watchers.is_empty() { Ok(()) } else { Err(in_use(found, &watchers)) }
 }
 

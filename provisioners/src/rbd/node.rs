@@ -98,7 +98,11 @@ impl Store {
                 let image = site.look(&found.header.image)?;
                 let watchers = image.map(|image| image.watchers()).transpose();
                 let watchers = watchers.map_err(|e| site.fail("listing watchers", e))?.unwrap_or_default();
-                watchers.into_iter().map(|w| w.address).find(|address| !before.contains(address))
+                let mut all: Vec<_> = watchers.into_iter().map(|watcher| watcher.address).collect();
+                let new = all.iter().position(|address| !before.contains(address));
+                // The only client is ours: an interrupted mapping that was found again.
+                let ours = new.or((all.len() == 1).then_some(0));
+                ours.map(|index| all.swap_remove(index))
             }
         };
         let Some(address) = address else { return Ok(()) };

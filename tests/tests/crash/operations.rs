@@ -5,7 +5,7 @@ use e2e::clients::Clients;
 use e2e::requests::{self as ask, MIB};
 use tonic::Status;
 
-use crate::world::{BASE, KEPT, Subject};
+use crate::world::Subject;
 
 /// The node of the configuration.
 pub const NODE: &str = "node-1";
@@ -37,7 +37,7 @@ use Operation::{
     Duplicate, Expand, Publish, PublishReadOnly, Restore, Snapshot, Stage, Unpublish, Unstage,
 };
 
-/// All of them.
+/// All of them; those of directories and of allocated files are the local backend's.
 pub const OPERATIONS: [Operation; 17] = [
     CreateFile,
     CreateThick,
@@ -62,6 +62,11 @@ impl Operation {
     /// Whether the round begins with a volume.
     pub fn needs_volume(self) -> bool {
         self.needs_staged() || matches!(self, Delete | DeleteDirectory | Expand | Attach | Detach | Stage)
+    }
+
+    /// Whether only the local backend has it.
+    pub fn is_local(self) -> bool {
+        matches!(self, CreateThick | CreateDirectory | DeleteDirectory)
     }
 
     /// Whether that volume is a directory.
@@ -91,15 +96,15 @@ pub struct Answer {
 pub const SIZE: i64 = 24 * MIB;
 
 /// The right CreateVolume.
-pub fn create_request(operation: Operation, name: &str) -> pb::CreateVolumeRequest {
+pub fn create_request(operation: Operation, s: &Subject) -> pb::CreateVolumeRequest {
     let capability = if operation.is_directory() { ask::mount("") } else { ask::mount("ext4") };
-    let mut request = ask::create(name, SIZE, capability);
+    let mut request = ask::create(&s.name, SIZE, capability);
     let parameter = |k: &str, v: &str| [(k.to_owned(), v.to_owned())].into();
     match operation {
         CreateThick => request.parameters = parameter("thick", "true"),
         CreateDirectory | DeleteDirectory => request.parameters = parameter("type", "directory"),
-        Duplicate => request.volume_content_source = ask::from_volume(BASE),
-        Restore => request.volume_content_source = ask::from_snapshot(KEPT),
+        Duplicate => request.volume_content_source = ask::from_volume(&s.base()),
+        Restore => request.volume_content_source = ask::from_snapshot(&s.kept()),
         _ => {}
     }
     if matches!(operation, Duplicate | Restore) {
@@ -115,12 +120,12 @@ pub async fn call(clients: Clients, operation: Operation, s: Subject) -> Result<
     let mut answer = Answer { id: s.id.clone() };
     match operation {
         CreateFile | CreateThick | CreateDirectory | Duplicate | Restore => {
-            let made = controller.create_volume(create_request(operation, &s.name)).await?.into_inner();
+            let made = controller.create_volume(create_request(operation, &s)).await?.into_inner();
             answer.id = made.volume.unwrap_or_default().volume_id;
         }
         Delete | DeleteDirectory => drop(controller.delete_volume(ask::delete(&s.id)).await?),
         Snapshot => {
-            let made = controller.create_snapshot(ask::snapshot(BASE, &s.name)).await?.into_inner();
+            let made = controller.create_snapshot(ask::snapshot(&s.base(), &s.name)).await?.into_inner();
             answer.id = made.snapshot.unwrap_or_default().snapshot_id;
         }
         DeleteSnapshot => drop(controller.delete_snapshot(ask::delete_snapshot(&s.id)).await?),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use csi_proto::v1 as pb;
+use e2e::ceph::Ceph;
 use e2e::clients::Clients;
 use e2e::drivers::{Process, local_config};
 use e2e::requests::{self as ask, MIB};
@@ -14,12 +15,17 @@ use e2e::scratch::Scratch;
 
 use crate::operations::{self, Answer, Operation, SIZE};
 
-/// The base volume's handle: handles are decided by names.
-pub const BASE: &str = "default:base";
-/// Its size in bytes.
+/// The base volume's size in bytes.
 pub const BASE_SIZE: i64 = 32 * MIB;
-/// The kept snapshot's handle.
-pub const KEPT: &str = "default:kept";
+
+/// Which backend is under test.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// Files and directories.
+    Local,
+    /// Images of a cluster.
+    Rbd(&'static Ceph),
+}
 
 /// What a round is about.
 #[derive(Debug, Clone)]
@@ -30,9 +36,25 @@ pub struct Subject {
     pub id: String,
     pub staging: PathBuf,
     pub target: PathBuf,
+    /// What every handle begins with: handles are decided by names.
+    home: String,
+}
+
+impl Subject {
+    /// The handle of the volume that stays mounted.
+    pub fn base(&self) -> String {
+        format!("{}base", self.home)
+    }
+
+    /// The handle of the snapshot that is kept.
+    pub fn kept(&self) -> String {
+        format!("{}kept", self.home)
+    }
 }
 
 pub struct World {
+    kind: Kind,
+    home: String,
     driver: Process,
     scratch: Scratch,
     config: String,
@@ -41,26 +63,33 @@ pub struct World {
 }
 
 impl World {
-    pub async fn new() -> Result<Self> {
+    pub async fn new(kind: Kind) -> Result<Self> {
         let scratch = Scratch::new()?;
-        let config = local_config(scratch.path(), "");
+        let (config, home) = match kind {
+            Kind::Local => (local_config(scratch.path(), ""), "default:".to_owned()),
+            Kind::Rbd(ceph) => {
+                let config = ceph.config("crash", scratch.path(), "")?;
+                (config.text, format!("ceph:rbd/{}/", config.namespace))
+            }
+        };
         let driver = Process::start(scratch.path(), &config)?;
         // Two MiB that no run of zeros or pattern could be taken for.
         let mut random = crate::Random(7);
         let data = (0..2 * MIB / 8).flat_map(|_| random.next().to_le_bytes()).collect();
-        let mut world = Self { driver, scratch, config, data, typical: BTreeMap::new() };
+        let mut world = Self { kind, home, driver, scratch, config, data, typical: BTreeMap::new() };
         let mut clients = world.clients().await?;
         let base = ask::create("base", BASE_SIZE, ask::mount("ext4"));
         let made = clients.controller.create_volume(base).await?.into_inner().volume.unwrap_or_default();
-        ensure!(made.volume_id == BASE, "{made:?}");
-        let subject = world.subject("base", BASE);
+        let subject = world.base();
+        ensure!(made.volume_id == subject.id, "{made:?}");
         fs::create_dir_all(&subject.staging)?;
         operations::call(world.clients().await?, Operation::Stage, subject.clone()).await?;
         operations::call(world.clients().await?, Operation::Publish, subject).await?;
         fs::write(world.base_file(), &world.data)?;
         fs::File::open(world.base_file())?.sync_all()?;
-        let kept = clients.controller.create_snapshot(ask::snapshot(BASE, "kept")).await?.into_inner();
-        ensure!(kept.snapshot.unwrap_or_default().snapshot_id == KEPT);
+        let kept =
+            clients.controller.create_snapshot(ask::snapshot(&world.base().id, "kept")).await?.into_inner();
+        ensure!(kept.snapshot.unwrap_or_default().snapshot_id == world.base().kept());
         Ok(world)
     }
 
@@ -100,11 +129,16 @@ impl World {
             id: id.into(),
             staging: dir.join("globalmount"),
             target: dir.join("mount"),
+            home: self.home.clone(),
         }
     }
 
+    fn base(&self) -> Subject {
+        self.subject("base", &format!("{}base", self.home))
+    }
+
     fn base_file(&self) -> PathBuf {
-        self.subject("base", BASE).target.join("data")
+        self.base().target.join("data")
     }
 
     /// What an operation begins with.
@@ -114,7 +148,7 @@ impl World {
         fs::create_dir_all(&subject.staging)?;
         let mut clients = self.clients().await?;
         if operation.needs_volume() {
-            let request = operations::create_request(operation, &name);
+            let request = operations::create_request(operation, &subject);
             subject.id = clients
                 .controller
                 .create_volume(request)
@@ -144,8 +178,7 @@ impl World {
     /// What must hold once the call was repeated.
     pub async fn check(&mut self, operation: Operation, s: &Subject, answer: &Answer) -> Result<()> {
         let (volumes, snapshots) = self.listed().await?;
-        let (mut expected, mut kept) =
-            (BTreeMap::from([(BASE.to_owned(), BASE_SIZE)]), vec![KEPT.to_owned()]);
+        let (mut expected, mut kept) = (BTreeMap::from([(s.base(), BASE_SIZE)]), vec![s.kept()]);
         match operation {
             Operation::Delete | Operation::DeleteDirectory | Operation::DeleteSnapshot => {}
             Operation::Snapshot => kept.push(answer.id.clone()),
@@ -218,8 +251,30 @@ impl World {
     /// What must hold between rounds: only the base and the kept snapshot, and nothing of them has changed.
     pub async fn check_rest(&mut self) -> Result<()> {
         let (volumes, snapshots) = self.listed().await?;
-        ensure!(volumes.len() == 1 && snapshots == [KEPT], "{volumes:?}, {snapshots:?}");
+        ensure!(volumes.len() == 1 && snapshots == [self.base().kept()], "{volumes:?}, {snapshots:?}");
         ensure!(self.scratch.loops().len() == 1, "loop devices: {:?}", self.scratch.loops());
+        match self.kind {
+            Kind::Local => self.check_files()?,
+            Kind::Rbd(ceph) => self.check_images(ceph)?,
+        }
+        ensure!(fs::read(self.base_file())? == self.data, "the base volume's data has changed");
+        self.still_writable().await
+    }
+
+    /// The mapped image is a mount, too; no snapshot that was taken for a clone is left.
+    fn check_images(&self, ceph: &Ceph) -> Result<()> {
+        ensure!(self.scratch.mounts().len() == 3, "mounts: {:?}", self.scratch.mounts());
+        let place = self.home.trim_start_matches("ceph:").trim_end_matches('/');
+        let images = ceph.run("rbd", &["ls", place])?;
+        ensure!(images.trim() == "base", "images: {images}");
+        let snapshots = ceph.run("rbd", &["snap", "ls", "--format", "json", &format!("{place}/base")])?;
+        let snapshots: serde_json::Value = serde_json::from_str(&snapshots)?;
+        let names: Vec<_> = snapshots.as_array().into_iter().flatten().map(|s| s["name"].as_str()).collect();
+        ensure!(names == [Some("kept")], "snapshots of base: {names:?}");
+        Ok(())
+    }
+
+    fn check_files(&self) -> Result<()> {
         ensure!(self.scratch.mounts().len() == 2, "mounts: {:?}", self.scratch.mounts());
         let root = self.scratch.path().join("volumes");
         for dir in ["tmp", "trash"] {
@@ -231,8 +286,7 @@ impl World {
         ensure!(names == [".volumectl", "base"], "{names:?}");
         let frozen = Scratch::tree(&self.scratch.path().join("state/frozen"));
         ensure!(frozen.is_empty(), "markers of frozen file systems: {frozen:?}");
-        ensure!(fs::read(self.base_file())? == self.data, "the base volume's data has changed");
-        self.still_writable().await
+        Ok(())
     }
 
     /// The base volume takes a write: no freeze was left. On a thread, so that a frozen one cannot hang the test.
@@ -260,21 +314,38 @@ impl World {
 
     /// Everything is taken back, and nothing is left.
     pub async fn end(mut self) -> Result<()> {
-        let base = self.subject("base", BASE);
+        let base = self.base();
         for step in [Operation::Unpublish, Operation::Unstage, Operation::Delete] {
             operations::call(self.clients().await?, step, base.clone())
                 .await
                 .with_context(|| format!("{step:?}"))?;
         }
-        let kept = Subject { id: KEPT.into(), ..base };
+        let kept = Subject { id: base.kept(), ..base };
         operations::call(self.clients().await?, Operation::DeleteSnapshot, kept).await?;
         let (volumes, snapshots) = self.listed().await?;
         ensure!(volumes.is_empty() && snapshots.is_empty(), "{volumes:?}, {snapshots:?}");
         ensure!(self.scratch.loops().is_empty() && self.scratch.mounts().is_empty());
+        if let Kind::Rbd(ceph) = self.kind {
+            self.wait_for_purge(ceph).await?;
+        }
         let root = self.scratch.path().join("volumes");
         let files: Vec<_> = Scratch::tree(&root).into_iter().filter(|p| root.join(p).is_file()).collect();
         ensure!(files.is_empty(), "files left: {files:?}");
         ensure!(self.driver.terminate()? == Some(0), "SIGTERM: {}", self.driver.log_tail());
         Ok(())
+    }
+
+    /// What killed drivers left in the trash is found by the next sweep, a minute later at most.
+    async fn wait_for_purge(&self, ceph: &Ceph) -> Result<()> {
+        let place = self.home.trim_start_matches("ceph:").trim_end_matches('/');
+        let mut left = String::new();
+        for _ in 0..150 {
+            left = ceph.run("rbd", &["ls", place])? + &ceph.run("rbd", &["trash", "ls", place])?;
+            if left.trim().is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        anyhow::bail!("images left: {left}")
     }
 }

@@ -1,24 +1,33 @@
 //! Drives the system and compares it with the model after every step.
 
+use std::marker::PhantomData;
+
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 use tonic::Code;
 
 use crate::reference::{Answer, Call, Fault, Model, Step};
-use crate::system::System;
+use crate::system::{Kind, System};
+
+/// Says which backend a test is for.
+pub trait Bed {
+    /// The backend.
+    fn kind() -> Kind;
+}
 
 /// The test.
-pub struct Machine {
+pub struct Machine<B> {
+    bed: PhantomData<B>,
     system: System,
     /// The model before the step that is being applied.
     before: Model,
 }
 
-impl StateMachineTest for Machine {
+impl<B: Bed> StateMachineTest for Machine<B> {
     type SystemUnderTest = Self;
     type Reference = Model;
 
     fn init_test(_: &Model) -> Self {
-        Self { system: System::start(), before: Model::default() }
+        Self { bed: PhantomData, system: System::start(B::kind()), before: Model::default() }
     }
 
     fn apply(mut machine: Self, after: &Model, step: Step) -> Self {
@@ -47,7 +56,7 @@ impl StateMachineTest for Machine {
     }
 }
 
-impl Machine {
+impl<B> Machine<B> {
     /// The call meets a fault. It may still be done, or answer what it would without the fault; it never does half.
     fn meet(&mut self, fault: Fault, call: &Call, expected: Answer) {
         let answer = match fault {

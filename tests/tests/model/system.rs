@@ -1,4 +1,4 @@
-//! The real driver and local backend, called without a socket.
+//! The real driver and backend, called without a socket.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use csi_driver::flight::Flights;
 use csi_driver::metrics::Metrics;
 use csi_driver::registry;
 use csi_proto::v1 as pb;
+use e2e::ceph::Ceph;
 use e2e::drivers::local_config;
 use e2e::requests::{self as ask, MIB};
 use e2e::scratch::Scratch;
@@ -23,8 +24,21 @@ use tonic::{Code, Request, Status};
 
 use crate::reference::{Call, Model, Source, Volume};
 
+/// Which backend is under test.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// Files and directories.
+    Local,
+    /// Images of a cluster. Their content is not looked at: the crash test does that.
+    Rbd(&'static Ceph),
+}
+
 /// The driver on a scratch directory.
 pub struct System {
+    kind: Kind,
+    config: String,
+    /// Of an rbd backend.
+    namespace: String,
     runtime: Runtime,
     scratch: Scratch,
     service: Service,
@@ -35,12 +49,21 @@ pub struct System {
 }
 
 impl System {
-    pub fn start() -> Self {
+    pub fn start(kind: Kind) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (scratch, countdown) = (Scratch::new().unwrap(), Arc::new(AtomicI32::new(-1)));
-        let service = service(&scratch, &countdown);
-        Self { runtime, scratch, service, countdown, ids: Arc::default() }
+        let (config, namespace) = match kind {
+            Kind::Local => (local_config(scratch.path(), ""), String::new()),
+            Kind::Rbd(ceph) => {
+                let more = "    purgeWorkers: 8\n    softCloneDepth: 15\n    hardCloneDepth: 15\n";
+                let config = ceph.config("model", scratch.path(), more).unwrap();
+                (config.text, config.namespace)
+            }
+        };
+        // The rbd backend wants a runtime for what it does behind its calls.
+        let service = runtime.block_on(async { service(&config, &countdown) });
+        Self { kind, config, namespace, runtime, scratch, service, countdown, ids: Arc::default() }
     }
 
     /// Makes a call; `Err` has its code.
@@ -48,18 +71,25 @@ impl System {
         if matches!(call, Call::Restart) {
             // A process that ended does no more work.
             self.runtime.block_on(self.service.flights.drain(Duration::from_secs(60)));
-            self.service = service(&self.scratch, &self.countdown);
+            self.service = self.runtime.block_on(async { service(&self.config, &self.countdown) });
             return Ok(());
         }
-        let (service, ids, call) = (self.service.clone(), self.ids.clone(), call.clone());
+        let (service, ids, call, kind) = (self.service.clone(), self.ids.clone(), call.clone(), self.kind);
         // A call that meets the work of a caller that left is told so, and repeats, as a sidecar does.
         self.runtime.block_on(async {
             loop {
-                match make(&service, &ids, &call).await {
+                match make(kind, &service, &ids, &call).await {
                     Err(status) if status.code() == Code::Aborted => {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
-                    other => return other.map_err(|status| status.code()),
+                    other => {
+                        return other.map_err(|status| {
+                            if std::env::var_os("MODEL_VERBOSE").is_some() {
+                                eprintln!("{call:?}: {status}");
+                            }
+                            status.code()
+                        });
+                    }
                 }
             }
         })
@@ -75,15 +105,18 @@ impl System {
 
     /// Makes a call whose caller goes away after some microseconds.
     pub fn caller_leaves(&mut self, after: u16, call: &Call) {
-        let (service, ids, call) = (self.service.clone(), self.ids.clone(), call.clone());
+        let (service, ids, call, kind) = (self.service.clone(), self.ids.clone(), call.clone(), self.kind);
         let limit = Duration::from_micros(after.into());
         self.runtime.block_on(async move {
-            let _ = tokio::time::timeout(limit, make(&service, &ids, &call)).await;
+            let _ = tokio::time::timeout(limit, make(kind, &service, &ids, &call)).await;
         });
     }
 
     /// Writes the content of a new volume where its user would.
     pub fn write(&self, name: u8, volume: &Volume) {
+        if let Kind::Rbd(_) = self.kind {
+            return;
+        }
         std::fs::write(self.content_path(&volume_name(name), volume.directory), volume.content.to_le_bytes())
             .unwrap();
         if !volume.directory {
@@ -114,7 +147,8 @@ impl System {
             .map(|(name, v)| (self.id(&volume_name(*name)), (v.mib * MIB, usize::from(v.attached))))
             .collect();
         assert_eq!(listed, expected, "volumes");
-        for (name, volume) in &model.volumes {
+        let files = matches!(self.kind, Kind::Local);
+        for (name, volume) in model.volumes.iter().filter(|_| files) {
             let data = std::fs::read(self.content_path(&volume_name(*name), volume.directory)).unwrap();
             assert_eq!(data[..8], volume.content.to_le_bytes(), "the content of {}", volume_name(*name));
             assert!(volume.directory || data.len() as u64 == u64::try_from(volume.mib * MIB).unwrap());
@@ -138,6 +172,9 @@ impl System {
 
     /// With no volume and no snapshot, only the backend's own empty directories are there.
     pub fn assert_no_files(&self) {
+        if let Kind::Rbd(ceph) = self.kind {
+            return assert_no_images(ceph, &format!("rbd/{}", self.namespace));
+        }
         let root = self.scratch.path().join("volumes");
         let files: Vec<_> = Scratch::tree(&root).into_iter().filter(|p| !root.join(p).is_dir()).collect();
         assert!(files.is_empty(), "left: {files:?}");
@@ -151,8 +188,8 @@ impl System {
     }
 }
 
-fn service(scratch: &Scratch, countdown: &Arc<AtomicI32>) -> Service {
-    let config = Config::parse(&local_config(scratch.path(), "")).unwrap();
+fn service(config: &str, countdown: &Arc<AtomicI32>) -> Service {
+    let config = Config::parse(config).unwrap();
     let service = registry::drivers(&config, Mode::All, &Metrics::new()).unwrap().remove(0);
     let countdown = countdown.clone();
     let observer: Observer = Arc::new(move |stage| match countdown.fetch_sub(1, Ordering::SeqCst) {
@@ -167,13 +204,26 @@ fn service(scratch: &Scratch, countdown: &Arc<AtomicI32>) -> Service {
     Service(Arc::new(Driver { flights: Flights::observed(8, Duration::from_secs(60), observer), ..driver }))
 }
 
+/// No image and nothing in the trash, once the purge is done.
+fn assert_no_images(ceph: &Ceph, place: &str) {
+    let mut left = String::new();
+    for _ in 0..200 {
+        left = ceph.run("rbd", &["ls", place]).unwrap() + &ceph.run("rbd", &["trash", "ls", place]).unwrap();
+        if left.trim().is_empty() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("left in {place}: {left}");
+}
+
 fn volume_name(name: u8) -> String {
     format!("volume-{name}")
 }
 
-/// Where the kind of a snapshot is kept: CSI does not tell it.
-fn kind_of(snapshot: u8) -> String {
-    format!("the kind of snapshot-{snapshot}")
+/// Where the kind of a volume or snapshot is kept: CSI does not tell it.
+fn kind_of(name: &str) -> String {
+    format!("the kind of {name}")
 }
 
 fn snapshot_name(name: u8) -> String {
@@ -186,16 +236,16 @@ fn known(ids: &Ids, name: &str) -> String {
     ids.lock().unwrap().get(name).cloned().unwrap_or_else(|| "default:never-made".into())
 }
 
-async fn make(service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
+async fn make(kind: Kind, service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
     match *call {
         Call::Create { name, mib, directory } => {
-            let mut request = ask::create(&volume_name(name), mib * MIB, capability(directory));
-            request.parameters = kind(directory);
-            create(service, ids, request).await
+            let request = create_request(kind, &volume_name(name), mib * MIB, directory);
+            create(service, ids, request, directory).await
         }
         Call::CreateFrom { name, source, more } => {
-            let request = create_from(service, ids, &volume_name(name), source, more).await?;
-            create(service, ids, request).await
+            let (request, directory) =
+                create_from(kind, service, ids, &volume_name(name), source, more).await?;
+            create(service, ids, request, directory).await
         }
         Call::Delete { name } => {
             let request = ask::delete(&known(ids, &volume_name(name)));
@@ -203,29 +253,20 @@ async fn make(service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
         }
         Call::Snapshot { name, of } => {
             let source = known(ids, &volume_name(of));
+            // A source that is missing is told before a name that is taken.
             let get = pb::ControllerGetVolumeRequest { volume_id: source.clone() };
-            let volume = service
-                .controller_get_volume(Request::new(get))
-                .await?
-                .into_inner()
-                .volume
-                .unwrap_or_default();
+            service.controller_get_volume(Request::new(get)).await?;
             let request = ask::snapshot(&source, &snapshot_name(name));
-            let made = service
-                .create_snapshot(Request::new(request))
-                .await?
-                .into_inner()
-                .snapshot
-                .unwrap_or_default();
-            same(ids, &snapshot_name(name), &made.snapshot_id);
-            let kind = volume.volume_context.get("type").cloned().unwrap_or_default();
-            ids.lock().unwrap().entry(kind_of(name)).or_insert(kind);
+            let made = service.create_snapshot(Request::new(request)).await?.into_inner();
+            same(ids, &snapshot_name(name), &made.snapshot.unwrap_or_default().snapshot_id);
+            let of = known(ids, &kind_of(&volume_name(of)));
+            ids.lock().unwrap().entry(kind_of(&snapshot_name(name))).or_insert(of);
             Ok(())
         }
         Call::DeleteSnapshot { name } => {
             let request = ask::delete_snapshot(&known(ids, &snapshot_name(name)));
             service.delete_snapshot(Request::new(request)).await?;
-            ids.lock().unwrap().remove(&kind_of(name));
+            ids.lock().unwrap().remove(&kind_of(&snapshot_name(name)));
             Ok(())
         }
         Call::Expand { name, mib } => {
@@ -233,7 +274,7 @@ async fn make(service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
             service.controller_expand_volume(Request::new(request)).await.map(drop)
         }
         Call::Attach { name } => {
-            let request = ask::attach(&known(ids, &volume_name(name)), "node-1", capability(false));
+            let request = ask::attach(&known(ids, &volume_name(name)), "node-1", ask::block());
             service.controller_publish_volume(Request::new(request)).await.map(drop)
         }
         Call::Detach { name } => {
@@ -245,43 +286,46 @@ async fn make(service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
     }
 }
 
-async fn create(service: &Service, ids: &Ids, request: pb::CreateVolumeRequest) -> Result<(), Status> {
+async fn create(
+    service: &Service,
+    ids: &Ids,
+    request: pb::CreateVolumeRequest,
+    directory: bool,
+) -> Result<(), Status> {
     let name = request.name.clone();
     let made = service.create_volume(Request::new(request)).await?.into_inner().volume.unwrap_or_default();
     same(ids, &name, &made.volume_id);
+    ids.lock().unwrap().insert(kind_of(&name), directory.to_string());
     Ok(())
 }
 
-/// A request for a copy of a source with the kind and size that the source has now.
+/// A request for a copy of a source with the kind and size that the source has now, and that kind.
 async fn create_from(
+    kind: Kind,
     service: &Service,
     ids: &Ids,
     name: &str,
     source: Source,
     more: i64,
-) -> Result<pb::CreateVolumeRequest, Status> {
-    let (size, directory, of) = match source {
+) -> Result<(pb::CreateVolumeRequest, bool), Status> {
+    let (size, of, from) = match source {
         Source::Volume(v) => {
             let volume_id = known(ids, &volume_name(v));
             let request = pb::ControllerGetVolumeRequest { volume_id: volume_id.clone() };
             let found = service.controller_get_volume(Request::new(request)).await?.into_inner();
-            let volume = found.volume.unwrap_or_default();
-            let directory = volume.volume_context.get("type").is_some_and(|t| t == "directory");
-            (volume.capacity_bytes, directory, ask::from_volume(&volume_id))
+            (found.volume.unwrap_or_default().capacity_bytes, volume_name(v), ask::from_volume(&volume_id))
         }
         Source::Snapshot(s) => {
             let snapshot_id = known(ids, &snapshot_name(s));
             let request = pb::GetSnapshotRequest { snapshot_id: snapshot_id.clone(), ..Default::default() };
-            let found =
-                service.get_snapshot(Request::new(request)).await?.into_inner().snapshot.unwrap_or_default();
-            let directory = known(ids, &kind_of(s)) == "directory";
-            (found.size_bytes, directory, ask::from_snapshot(&snapshot_id))
+            let found = service.get_snapshot(Request::new(request)).await?.into_inner().snapshot;
+            (found.unwrap_or_default().size_bytes, snapshot_name(s), ask::from_snapshot(&snapshot_id))
         }
     };
-    let mut request = ask::create(name, size + more * MIB, capability(directory));
-    request.parameters = kind(directory);
-    request.volume_content_source = of;
-    Ok(request)
+    let directory = known(ids, &kind_of(&of)) == "true";
+    let mut request = create_request(kind, name, size + more * MIB, directory);
+    request.volume_content_source = from;
+    Ok((request, directory))
 }
 
 /// Handles are decided by the name alone.
@@ -290,10 +334,16 @@ fn same(ids: &Ids, name: &str, id: &str) {
     assert!(before.is_none_or(|before| before == id), "{name} has another handle now: {id}");
 }
 
-fn kind(directory: bool) -> BTreeMap<String, String> {
-    [("type".to_owned(), if directory { "directory" } else { "file" }.to_owned())].into()
-}
-
-fn capability(directory: bool) -> pb::VolumeCapability {
-    if directory { ask::mount("") } else { ask::block() }
+/// A volume of one of two kinds, which are not the same volume: files and directories, or images with more and with
+/// fewer features.
+fn create_request(kind: Kind, name: &str, size: i64, directory: bool) -> pb::CreateVolumeRequest {
+    let (capability, parameter) = match (kind, directory) {
+        (Kind::Local, true) => (ask::mount(""), Some(("type", "directory"))),
+        (Kind::Local, false) => (ask::block(), Some(("type", "file"))),
+        (Kind::Rbd(_), true) => (ask::block(), Some(("imageFeatures", "layering,exclusive-lock"))),
+        (Kind::Rbd(_), false) => (ask::block(), None),
+    };
+    let mut request = ask::create(name, size, capability);
+    request.parameters = parameter.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect();
+    request
 }

@@ -175,7 +175,8 @@ async fn a_fenced_driver_connects_anew() -> Result<()> {
     let Some((ceph, scratch, driver)) = alone("fenced", "").await? else { return Ok(()) };
     let mut c = driver.clients().await?.controller;
     c.create_volume(ask::create("first", SIZE, ask::mount("ext4"))).await?;
-    let sessions: serde_json::Value = serde_json::from_str(&ceph.run("ceph", &["tell", "mon.a", "sessions"])?)?;
+    let sessions: serde_json::Value =
+        serde_json::from_str(&ceph.run("ceph", &["tell", "mon.a", "sessions"])?)?;
     for session in sessions.as_array().context("no sessions")? {
         let address = &session["addrs"]["addrvec"][0];
         if let (Some(addr), Some(nonce)) = (address["addr"].as_str(), address["nonce"].as_u64())

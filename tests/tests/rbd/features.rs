@@ -158,7 +158,8 @@ async fn a_chain_of_clones_stays_short() -> Result<()> {
 }
 
 fn parent(w: &World, image: &str) -> Result<Option<String>> {
-    let info: serde_json::Value = serde_json::from_str(&w.rbd(&["info", "--format", "json", &w.spec(image)])?)?;
+    let info: serde_json::Value =
+        serde_json::from_str(&w.rbd(&["info", "--format", "json", &w.spec(image)])?)?;
     Ok(info["parent"]["image"].as_str().map(str::to_owned))
 }
 
@@ -170,7 +171,7 @@ async fn deleting_a_parent_waits_for_its_clones_in_the_trash() -> Result<()> {
     request.volume_content_source = ask::from_volume(&parent);
     let child = w.create(request).await?;
     w.delete(&parent).await?;
-    ensure!(w.images()? .0 == ["child"], "{:?}", w.images()?);
+    ensure!(w.images()?.0 == ["child"], "{:?}", w.images()?);
     ensure!(w.make("parent").await? == parent, "the name is free at once");
     w.delete(&parent).await?;
     w.delete(&child).await?;
@@ -184,8 +185,19 @@ async fn changed_blocks_are_told() -> Result<()> {
     let id = w.create(ask::create("blocks", 64 * MIB, ask::block())).await?;
     let spec = w.spec("blocks");
     let write = |offset: &str, pattern: &str| {
-        w.rbd(&["bench", "--io-type", "write", "--io-size", "4M", "--io-total", "4M", "--io-threads", "1", &spec])
-            .map(|_| (offset.len(), pattern.len()))
+        w.rbd(&[
+            "bench",
+            "--io-type",
+            "write",
+            "--io-size",
+            "4M",
+            "--io-total",
+            "4M",
+            "--io-threads",
+            "1",
+            &spec,
+        ])
+        .map(|_| (offset.len(), pattern.len()))
     };
     let empty = w.snapshot(&id, "blocks-0").await?;
     write("0", "a")?;
@@ -210,7 +222,10 @@ async fn changed_blocks_are_told() -> Result<()> {
     let request = delta(&empty.snapshot_id, &first.snapshot_id);
     let mut stream = w.clients.blocks.clone().get_metadata_delta(request).await?.into_inner();
     let message = stream.message().await?.context("no message")?;
-    ensure!(message.block_metadata.len() == 1 && message.block_metadata[0].size_bytes == 4 * MIB, "{message:?}");
+    ensure!(
+        message.block_metadata.len() == 1 && message.block_metadata[0].size_bytes == 4 * MIB,
+        "{message:?}"
+    );
     let backwards = delta(&first.snapshot_id, &empty.snapshot_id);
     let refused = w.clients.blocks.clone().get_metadata_delta(backwards).await.err().context("no error")?;
     ensure!(refused.code() == Code::InvalidArgument && refused.message().contains("base_snapshot_id"));

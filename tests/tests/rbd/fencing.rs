@@ -62,7 +62,8 @@ impl Client {
     }
 
     fn signal(&self, name: &str) -> Result<()> {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status()?;
+        let status =
+            Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status()?;
         ensure!(status.success());
         Ok(())
     }
@@ -107,7 +108,8 @@ async fn a_live_owner_is_refused_with_the_evidence() -> Result<()> {
     let spec = w.spec("live");
     let (code, _, error) = w.volumectl(&["lock", "recover", &spec, "--yes"])?;
     ensure!(code == 3 && error.contains("lives") && error.contains("watch"), "{code}: {error}");
-    let (code, _, error) = w.volumectl(&["lock", "recover", &spec, "--yes", "--force", "--confirm", "other"])?;
+    let (code, _, error) =
+        w.volumectl(&["lock", "recover", &spec, "--yes", "--force", "--confirm", "other"])?;
     ensure!(code == 3 && error.contains("not confirmed"), "{code}: {error}");
     owner.write(b"still mine").context("the owner is not disturbed")?;
     let delete = w.clients.controller.clone().delete_volume(ask::delete(&id)).await;
@@ -197,10 +199,15 @@ async fn two_mappers_are_refused_at_the_node() -> Result<()> {
     let id = w.make("two").await?;
     let first = Client::open(&w, "two")?;
     let staged = w.stage(&id).await.err().context("staged beside another client")?;
-    ensure!(staged.code() == Code::FailedPrecondition && staged.message().contains("open elsewhere"), "{staged}");
+    ensure!(
+        staged.code() == Code::FailedPrecondition && staged.message().contains("open elsewhere"),
+        "{staged}"
+    );
     drop(first);
-    w.until("the first client's end is seen", || Ok(!w.rbd(&["status", &w.spec("two")])?.contains("watcher=")))
-        .await?;
+    w.until("the first client's end is seen", || {
+        Ok(!w.rbd(&["status", &w.spec("two")])?.contains("watcher="))
+    })
+    .await?;
     w.stage(&id).await?;
     let shown = locks(&w, "two")?;
     ensure!(shown["watchers"][0]["node"] == "node-1", "the node notes as which client it has it: {shown}");
@@ -228,7 +235,11 @@ async fn a_volume_moves_only_from_a_holder_that_is_dead() -> Result<()> {
     }
     // Silent is not dead, and whoever has it open is alive whatever Kubernetes says.
     w.nodes.set("node-1", Some(Node::Silent));
-    refused(c.controller_publish_volume(attach(&auto, "node-2")).await, Code::FailedPrecondition, &["not ready"])?;
+    refused(
+        c.controller_publish_volume(attach(&auto, "node-2")).await,
+        Code::FailedPrecondition,
+        &["not ready"],
+    )?;
     w.nodes.set("node-1", Some(Node::OutOfService));
     let holder = Client::writer(&w, "moves")?;
     let live = c.controller_publish_volume(attach(&auto, "node-2")).await;
@@ -259,7 +270,8 @@ async fn advisory_locks_are_read_and_broken() -> Result<()> {
     let shown = locks(&w, "advisory")?;
     let lock = &shown["locks"][0];
     ensure!(lock["kind"] == "exclusive" && lock["node"] == "worker-7" && lock["alive"] == "no", "{shown}");
-    let (_, list, _) = w.volumectl(&["lock", "ls", "--node", "worker-7", "--pool", &format!("rbd/{}", w.namespace)])?;
+    let (_, list, _) =
+        w.volumectl(&["lock", "ls", "--node", "worker-7", "--pool", &format!("rbd/{}", w.namespace)])?;
     ensure!(list.contains("advisory") && list.contains("worker-7"), "{list}");
     let (code, _, error) = w.volumectl(&["lock", "recover", &w.spec("advisory"), "--yes"])?;
     ensure!(code == 0, "{error}");

@@ -96,7 +96,8 @@ impl World {
 
     /// Stages a volume on this node.
     pub async fn stage(&self, id: &str) -> Result<PathBuf, tonic::Status> {
-        let staging = self.scratch.path().join("kubelet").join(id.rsplit('/').next().unwrap_or(id)).join("stage");
+        let staging =
+            self.scratch.path().join("kubelet").join(id.rsplit('/').next().unwrap_or(id)).join("stage");
         std::fs::create_dir_all(&staging).map_err(|e| tonic::Status::internal(e.to_string()))?;
         let request = ask::stage(id, &staging, ask::mount("ext4"));
         self.clients.node.clone().node_stage_volume(request).await?;
@@ -104,7 +105,8 @@ impl World {
     }
 
     pub async fn unstage(&self, id: &str) -> Result<()> {
-        let staging = self.scratch.path().join("kubelet").join(id.rsplit('/').next().unwrap_or(id)).join("stage");
+        let staging =
+            self.scratch.path().join("kubelet").join(id.rsplit('/').next().unwrap_or(id)).join("stage");
         self.clients.node.clone().node_unstage_volume(ask::unstage(id, &staging)).await?;
         Ok(())
     }

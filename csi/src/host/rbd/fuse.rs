@@ -66,12 +66,36 @@ fn is_mounted(dir: &Path) -> Result<bool> {
 
 /// The daemon's process, if it lives and is the one of this mapping.
 fn daemon(dir: &Path) -> Option<Pid> {
-    let text = fs::read_to_string(dir.join("pid")).ok()?;
-    let pid: i32 = text.trim().parse().ok()?;
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let noted = fs::read_to_string(dir.join("pid")).ok().and_then(|text| text.trim().parse().ok());
+    match noted {
+        Some(pid) => is_daemon(pid, dir).then(|| Pid::from_raw(pid)).flatten(),
+        // It writes its number once it has connected; a driver that was killed before leaves one without.
+        None => {
+            let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+            let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+            pids.find(|pid| is_daemon(*pid, dir)).and_then(Pid::from_raw)
+        }
+    }
+}
+
+fn is_daemon(pid: i32, dir: &Path) -> bool {
     // A zombie has no command line.
-    let own = dir.as_os_str().as_encoded_bytes();
-    line.windows(own.len()).any(|part| part == own).then(|| Pid::from_raw(pid)).flatten()
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let own = dir.join("pid");
+    line.split(|byte| *byte == 0).any(|argument| argument == own.as_os_str().as_encoded_bytes())
+}
+
+/// What is left of a mapping that was interrupted: its device, if the daemon had come so far; else the daemon is ended.
+/// `None`: there is no daemon; `Some(None)`: it was ended now.
+pub fn resume(ctx: &Ctx, dir: &Path, read_only: bool) -> Result<Option<Option<PathBuf>>> {
+    if daemon(dir).is_none() {
+        return Ok(None);
+    }
+    if is_mounted(dir)? && dir.join("pid").exists() {
+        return loopdev::attach(&image_file(dir), read_only).map(|device| Some(Some(device)));
+    }
+    unmap(ctx, dir, None)?;
+    Ok(Some(None))
 }
 
 /// Maps an image: starts the daemon, and attaches a loop device to its file.

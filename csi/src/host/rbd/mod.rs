@@ -129,6 +129,18 @@ impl Rbd {
         if let Some(found) = self.find(image)? {
             return Ok(Attached { device: found.device, fresh: false, client: found.client });
         }
+        if image.mounter == RbdMounter::Fuse
+            && let Some(left) = fuse::resume(ctx, &dir, r.read_only)?
+        {
+            return match left {
+                Some(device) => Ok(Attached { device, fresh: true, client: None }),
+                // The image's watchers were read while that still had it open.
+                None => Err(Error::Unavailable(format!(
+                    "volume {}: the helper of an interrupted mapping was ended; repeat the call",
+                    r.id
+                ))),
+            };
+        }
         if r.alone && !image.watchers.is_empty() {
             return Err(Error::Refused(format!(
                 "volume {} is open elsewhere, by {}: a second writer would destroy its file system; see `volumectl lock ls --image {}/{}`",
