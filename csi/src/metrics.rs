@@ -140,6 +140,9 @@ impl Drop for Timer {
     }
 }
 
+/// A gauge with its value by backend.
+type Measured = (Gauge, Vec<(String, f64)>);
+
 /// Calls and operations that are running now, read at each scrape.
 #[derive(Default)]
 struct Live {
@@ -178,8 +181,8 @@ impl Live {
     }
 
     /// What the backends measure of themselves: each gauge with its value by backend.
-    fn measured(&self) -> Vec<(Gauge, Vec<(String, f64)>)> {
-        let mut families: BTreeMap<&str, (Gauge, Vec<(String, f64)>)> = BTreeMap::new();
+    fn measured(&self) -> Vec<Measured> {
+        let mut families: BTreeMap<&str, Measured> = BTreeMap::new();
         for (backend, measures) in self.measures.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             for gauge in measures.gauges() {
                 let family = families.entry(gauge.name).or_insert((gauge, Vec::new()));

@@ -8,7 +8,7 @@ mod operations;
 #[path = "crash/world.rs"]
 mod world;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use e2e::ceph::Ceph;
@@ -88,26 +88,10 @@ async fn one(world: &mut World, random: &mut Random, operation: Operation, round
     tokio::task::spawn_blocking(move || std::thread::sleep(delay)).await?;
     world.kill_and_start()?;
     let hit = call.await?.is_err();
-    let begun = Instant::now();
-    let answer = loop {
-        match operations::call(world.clients().await?, operation, subject.clone()).await {
-            Err(status) if may_repeat(&status) && begun.elapsed() < Duration::from_secs(40) => {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            other => break other.context("the repeated call")?,
-        }
-    };
+    let answer = world.repeat(operation, subject.clone()).await.context("the repeated call")?;
     world.learn(operation, hit);
     world.check(operation, &subject, &answer).await.context("after the repeated call")?;
     world.clear(operation, &subject, &answer).await.context("clearing up")?;
     world.check_rest().await.context("at rest")?;
     Ok(hit)
-}
-
-/// What a sidecar repeats. A client that was killed is a user of its images until the cluster has noticed.
-fn may_repeat(status: &tonic::Status) -> bool {
-    use tonic::Code::{Aborted, DeadlineExceeded, FailedPrecondition, Unavailable};
-    let in_use = ["in use by client", "open elsewhere"].iter().any(|words| status.message().contains(words));
-    matches!(status.code(), Aborted | Unavailable | DeadlineExceeded)
-        || status.code() == FailedPrecondition && in_use
 }

@@ -102,7 +102,7 @@ impl Admin {
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Vec<ImageLocks>> {
         let Some(image) = image else {
-            return self.store.all_locks(&self.sites(pool)?, progress);
+            return Store::all_locks(&self.sites(pool)?, progress);
         };
         let (site, handle) = self.store.named(image)?;
         let none = || Error::NotFound(format!("there is no image {}", handle.spec()));
@@ -126,7 +126,7 @@ impl Admin {
     /// Does it.
     pub fn recover(&self, image: &str, plan: &FencePlan) -> Result<FenceReport> {
         let (site, handle) = self.store.named(image)?;
-        self.store.fence(&site, &handle, plan)
+        Store::fence(&site, &handle, plan)
     }
 
     /// Takes the fence of a journal entry back.
@@ -144,7 +144,7 @@ impl Admin {
         let mut all = Vec::new();
         for site in self.sites(pool)? {
             let images = site.pool.images().map_err(|e| site.fail("listing images", e))?;
-            let one = |(id, name): &(String, String)| Ok(brief(&site, name, id)?);
+            let one = |(id, name): &(String, String)| brief(&site, name, id);
             all.extend(super::locks::in_parallel(&images, one, &|_, _| {})?.into_iter().flatten());
         }
         all.sort_by(|a: &ImageInfo, b| a.image.cmp(&b.image));
@@ -224,7 +224,7 @@ impl Admin {
     /// Copies what a clone shares with its parent, and waits for it.
     pub fn flatten(&self, image: &str, progress: impl FnMut(u64, u64)) -> Result<()> {
         let (site, handle) = self.store.named(image)?;
-        let found = self.store.volume_at(&site, &handle)?;
+        let found = Store::volume_at(&site, &handle)?;
         let open = site.open(&found.header.image)?;
         if open.parent().map_err(|e| site.fail("reading the parent", e))?.is_none() {
             return Ok(());

@@ -50,7 +50,7 @@ impl Store {
         let handle =
             parse_handle(&id.0).map_err(|_| Error::NotFound(format!("there is no snapshot {id}")))?;
         let site = self.site(&handle.place, ctx.secrets())?;
-        let record = self.snapshot_at(&site, &handle)?;
+        let record = Self::snapshot_at(&site, &handle)?;
         Ok((site, record))
     }
 }

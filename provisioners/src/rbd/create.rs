@@ -191,7 +191,7 @@ impl Store {
 
     fn origin_volume(&self, ctx: &Ctx, plan: &Plan, handle: &Handle) -> Result<Origin> {
         let site = self.site(&handle.place, ctx.secrets())?;
-        let found = self.volume_at(&site, handle)?;
+        let found = Self::volume_at(&site, handle)?;
         let depth = self.depth_above(ctx, &site, &found)?;
         // A size that cannot be is refused before anything is done to the source.
         decide_for_source(plan.spec.range, found.header.size, (0, "a clone"))?;
@@ -218,7 +218,7 @@ impl Store {
 
     fn origin_snapshot(&self, ctx: &Ctx, handle: &Handle) -> Result<Origin> {
         let site = self.site(&handle.place, ctx.secrets())?;
-        let record = self.snapshot_at(&site, handle)?;
+        let record = Self::snapshot_at(&site, handle)?;
         let gone = || Error::NotFound(format!("snapshot {handle}: its image is gone"));
         let image = site.image_name(&record.image)?.ok_or_else(gone)?;
         let header = site.header(&record.image)?.ok_or_else(gone)?;
@@ -277,7 +277,7 @@ impl Store {
             // The file system came along; all else that we noted is about the parent.
             fs = header.meta.get(FS).cloned();
             inherited.extend(header.meta.into_keys().filter(|key| key.starts_with(OURS)));
-            self.remove_temporary(&origin)?;
+            Self::remove_temporary(&origin)?;
         }
         let record = self.record_for(plan, depth);
         let bytes = encode(&record)?;
@@ -302,7 +302,7 @@ impl Store {
         Ok(self.show(&Found { handle: plan.handle.clone(), header, record }))
     }
 
-    fn remove_temporary(&self, origin: &Origin) -> Result<()> {
+    fn remove_temporary(origin: &Origin) -> Result<()> {
         if !origin.temporary {
             return Ok(());
         }

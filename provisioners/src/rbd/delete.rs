@@ -24,7 +24,7 @@ impl Store {
         let site = self.site(&handle.place, ctx.secrets())?;
         let Some(image) = site.image_id(&handle.name)? else { return Ok(()) };
         let Some(header) = site.header(&image)? else {
-            return self.remove_torn(&site, &handle);
+            return Self::remove_torn(&site, &handle);
         };
         let Some(found) = Found::read(&handle, header)? else {
             return self.delete_recordless(&site, &handle, &image);
@@ -45,7 +45,7 @@ impl Store {
             }
             error
         };
-        if found.header.has_snapshots && self.set_aside(&site, &found).map_err(unmark)? {
+        if found.header.has_snapshots && Self::set_aside(&site, &found).map_err(unmark)? {
             tracing::info!(volume = %handle, "deleted; its image stays until its snapshots are deleted");
             return Ok(());
         }
@@ -73,7 +73,7 @@ impl Store {
     }
 
     /// An image whose creation or removal was interrupted so early or late that it has no header.
-    fn remove_torn(&self, site: &Site, handle: &Handle) -> Result<()> {
+    fn remove_torn(site: &Site, handle: &Handle) -> Result<()> {
         match site.pool.remove(&handle.name) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(site.fail(&format!("removing what is left of {}", handle.spec()), e)),
@@ -85,7 +85,7 @@ impl Store {
         let intended = |it: super::record::Intent| it.cluster == self.config.owner;
         let ours = super::plan::is_unique(&handle.name) || site.intent(&handle.name)?.is_some_and(intended);
         if ours && matches!(holds_nothing(site, image), Holds::Nothing) {
-            return self.remove_torn(site, handle);
+            return Self::remove_torn(site, handle);
         }
         Err(Error::Refused(format!(
             "image {} has no record of this driver, so it is not deleted; `rbd rm {}` removes it if nobody needs it",
@@ -95,10 +95,10 @@ impl Store {
     }
 
     /// Renames an image that has snapshots of users, so that its name is free; whether it has any.
-    fn set_aside(&self, site: &Site, found: &Found) -> Result<bool> {
+    fn set_aside(site: &Site, found: &Found) -> Result<bool> {
         let id = &found.header.image;
         let Some(image) = site.look(id)? else { return Ok(false) };
-        let kept = self.kept_snapshots(site, id, &image)?;
+        let kept = Self::kept_snapshots(site, id, &image)?;
         if kept.is_empty() {
             return Ok(false);
         }
@@ -111,7 +111,7 @@ impl Store {
     }
 
     /// The snapshots that keep an image; those left by interrupted clones are removed.
-    fn kept_snapshots(&self, site: &Site, id: &str, image: &Image) -> Result<Vec<String>> {
+    fn kept_snapshots(site: &Site, id: &str, image: &Image) -> Result<Vec<String>> {
         let snapshots = image.snapshots().map_err(|e| site.fail("listing snapshots", e))?;
         let names = snapshots.into_iter().map(|snapshot| snapshot.name);
         let (stale, kept): (Vec<_>, Vec<_>) = names.partition(|name| name.starts_with(CLONE_SNAPSHOT));
@@ -128,7 +128,7 @@ impl Store {
     pub(super) fn discard(&self, site: &Site, header: &Header, name: &str) -> Result<()> {
         match site.pool.trash(name) {
             Ok(()) | Err(Errno::NOENT) => {}
-            Err(Errno::BUSY) => return Err(self.explain_busy(site, header, name)),
+            Err(Errno::BUSY) => return Err(Self::explain_busy(site, header, name)),
             Err(e) => return Err(site.fail(&format!("moving image {name} to the trash"), e)),
         }
         self.tasks.purge(site, &header.image, header.size);
@@ -140,7 +140,7 @@ impl Store {
         Ok(())
     }
 
-    fn explain_busy(&self, site: &Site, header: &Header, name: &str) -> Error {
+    fn explain_busy(site: &Site, header: &Header, name: &str) -> Error {
         let watchers = site.look(&header.image).ok().flatten().and_then(|image| image.watchers().ok());
         match (Found::read(&site.handle(name), header.clone()), watchers) {
             (Ok(Some(found)), Some(watchers)) => in_use(&found, &watchers),
@@ -176,7 +176,7 @@ impl Store {
             return Ok(false);
         }
         let Some(image) = site.look(id)? else { return Ok(false) };
-        if !self.kept_snapshots(site, id, &image)?.is_empty() {
+        if !Self::kept_snapshots(site, id, &image)?.is_empty() {
             return Ok(false);
         }
         drop(image);

@@ -158,7 +158,7 @@ impl Store {
     }
 
     /// Does what was planned, if the owner is still the same. Each step is journalled before the next.
-    pub(super) fn fence(&self, site: &Site, handle: &Handle, plan: &FencePlan) -> Result<FenceReport> {
+    pub(super) fn fence(site: &Site, handle: &Handle, plan: &FencePlan) -> Result<FenceReport> {
         let now = Self::read_locks(site, handle)?;
         let owner = &plan.owner;
         if !now.locks.iter().any(|lock| (&lock.client, &lock.cookie) == (&owner.client, &owner.cookie)) {
@@ -191,7 +191,7 @@ impl Store {
                     plan.fence
                 )));
             }
-            self.fence(site, handle, &plan)?;
+            Self::fence(site, handle, &plan)?;
             return Ok(());
         }
         // No lock: the holder never wrote. It is fenced all the same, for it may come back and begin.

@@ -200,7 +200,7 @@ impl Store {
         let member = |id: &String| {
             let handle = parse_handle(id)?;
             let site = self.site(&handle.place, secrets)?;
-            let record = self.snapshot_at(&site, &handle).map_err(|_| Error::Corrupt {
+            let record = Self::snapshot_at(&site, &handle).map_err(|_| Error::Corrupt {
                 what: format!("group {}", group.id),
                 problem: format!("its snapshot {id} is missing"),
             })?;

@@ -132,7 +132,6 @@ impl Store {
     /// The locks and watchers of every image of some places; images that nobody has open or locked are left out.
     /// `progress` is told how many of how many were looked at.
     pub(super) fn all_locks(
-        &self,
         sites: &[Site],
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Vec<ImageLocks>> {

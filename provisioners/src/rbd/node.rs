@@ -20,7 +20,7 @@ impl Store {
             return Err(Error::Refused(format!("volume {id} is being deleted")));
         }
         let params = Params::parse(&self.config, &found.record.parameters)?;
-        let image = self.image(&site, &found, &params)?;
+        let image = Self::image(&site, &found, &params)?;
         let fs = found.fs();
         Ok(NodeVolume {
             access: Access::Rbd(Box::new(image)),
@@ -33,7 +33,7 @@ impl Store {
         })
     }
 
-    fn image(&self, site: &Site, found: &Found, params: &Params) -> Result<RbdImage> {
+    fn image(site: &Site, found: &Found, params: &Params) -> Result<RbdImage> {
         let session = &site.session;
         let failed = |errno| site.fail("asking the connection", errno);
         let looked = site.look(&found.header.image)?;

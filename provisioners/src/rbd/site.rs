@@ -60,12 +60,20 @@ impl Site {
         self.handle(name).spec()
     }
 
-    /// The id of the image of a name. `None`: no such image.
+    /// The id of the image of a name. `None`: no such image. As librbd does, the directory is asked where the name has no
+    /// object of its own: a creation or removal that was interrupted leaves the one without the other.
     pub(super) fn image_id(&self, name: &str) -> Result<Option<String>> {
+        let failed = |errno| self.fail(&format!("looking for image {}", self.spec(name)), errno);
         match self.pool.exec(&format!("rbd_id.{name}"), &("rbd", "get_id", Vec::new())) {
+            Ok(answer) => return Decoder(&answer).text().map(Some),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        let input = Encoder::default().blob(name.as_bytes()).done();
+        match self.pool.exec("rbd_directory", &("rbd", "dir_get_id", input)) {
             Ok(answer) => Decoder(&answer).text().map(Some),
             Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(self.fail(&format!("looking for image {}", self.spec(name)), errno)),
+            Err(errno) => Err(failed(errno)),
         }
     }
 

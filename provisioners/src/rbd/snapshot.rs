@@ -107,7 +107,7 @@ impl Store {
     }
 
     /// A snapshot's record. None such: [`Error::NotFound`].
-    pub(super) fn snapshot_at(&self, site: &Site, handle: &Handle) -> Result<SnapshotRecord> {
+    pub(super) fn snapshot_at(site: &Site, handle: &Handle) -> Result<SnapshotRecord> {
         let record: Option<SnapshotRecord> = site.entry(SNAPSHOTS, &handle.name)?;
         record
             .filter(|record| record.complete)
@@ -119,7 +119,7 @@ impl Store {
         let none = || Error::NotFound(format!("there is no snapshot {id}"));
         let handle = parse_handle(&id.0).map_err(|_| none())?;
         let site = self.site(&handle.place, &Secrets::default())?;
-        let record = self.snapshot_at(&site, &handle)?;
+        let record = Self::snapshot_at(&site, &handle)?;
         if site.header(&record.image)?.is_none() {
             return Err(Error::NotFound(format!("snapshot {id}: its image is gone")));
         }

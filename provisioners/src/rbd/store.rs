@@ -29,12 +29,16 @@ pub(super) struct PoolState {
     pub(super) stored: u64,
 }
 
+/// Pools by name.
+type Pools = BTreeMap<String, PoolState>;
+
 /// The backend's state.
 pub(super) struct Store {
     pub(super) config: RbdConfig,
     pub(super) sessions: Sessions,
     pub(super) tasks: Tasks,
-    pools: Mutex<BTreeMap<String, (Instant, BTreeMap<String, PoolState>)>>,
+    /// By cluster, and when it was asked.
+    pools: Mutex<BTreeMap<String, (Instant, Pools)>>,
 }
 
 impl Store {
@@ -78,12 +82,12 @@ impl Store {
         let none = || Error::NotFound(format!("there is no volume {id}"));
         let handle = parse_handle(&id.0).map_err(|_| none())?;
         let site = self.site(&handle.place, secrets)?;
-        let found = self.volume_at(&site, &handle)?;
+        let found = Self::volume_at(&site, &handle)?;
         Ok((site, found))
     }
 
     /// The volume of a handle at its place.
-    pub(super) fn volume_at(&self, site: &Site, handle: &Handle) -> Result<Found> {
+    pub(super) fn volume_at(site: &Site, handle: &Handle) -> Result<Found> {
         let none = || Error::NotFound(format!("there is no volume {handle}"));
         let id = site.image_id(&handle.name)?.ok_or_else(none)?;
         let header = site.header(&id)?.ok_or_else(none)?;
@@ -187,7 +191,7 @@ impl Store {
             return Ok(noted);
         }
         ctx.stage("counting parents");
-        let depth = self.true_depth(site, &found.header)? + 1;
+        let depth = Self::true_depth(site, &found.header)? + 1;
         if depth <= self.config.hard_depth {
             return Ok(depth);
         }
@@ -199,7 +203,7 @@ impl Store {
         )))
     }
 
-    fn true_depth(&self, site: &Site, header: &Header) -> Result<u32> {
+    fn true_depth(site: &Site, header: &Header) -> Result<u32> {
         let mut depth = 0;
         let mut at = (site.clone(), header.image.clone());
         while depth < 64 {

@@ -97,6 +97,19 @@ impl World {
         self.driver.clients().await
     }
 
+    /// Makes a call and repeats it as a sidecar does.
+    pub async fn repeat(&mut self, operation: Operation, subject: Subject) -> Result<Answer> {
+        let begun = Instant::now();
+        loop {
+            match operations::call(self.clients().await?, operation, subject.clone()).await {
+                Err(status) if may_repeat(&status) && begun.elapsed() < Duration::from_secs(40) => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                other => return other.with_context(|| format!("{operation:?}")),
+            }
+        }
+    }
+
     /// How long an operation takes when nothing interrupts it, as far as it was seen.
     pub fn typical(&self, operation: Operation) -> Duration {
         let guess = match operation {
@@ -165,12 +178,10 @@ impl World {
             _ => &[],
         };
         for step in before {
-            operations::call(clients.clone(), *step, subject.clone())
-                .await
-                .with_context(|| format!("{step:?}"))?;
+            self.repeat(*step, subject.clone()).await?;
         }
         if operation == Operation::DeleteSnapshot {
-            subject.id = operations::call(clients, Operation::Snapshot, subject.clone()).await?.id;
+            subject.id = self.repeat(Operation::Snapshot, subject.clone()).await?.id;
         }
         Ok(subject)
     }
@@ -213,15 +224,11 @@ impl World {
         }
         let s = Subject { id: answer.id.clone(), ..s.clone() };
         for step in [Operation::Stage, Operation::Publish] {
-            operations::call(self.clients().await?, step, s.clone())
-                .await
-                .with_context(|| format!("{step:?}"))?;
+            self.repeat(step, s.clone()).await?;
         }
         ensure!(fs::read(s.target.join("data"))? == self.data, "the copy's data differs");
         for step in [Operation::Unpublish, Operation::Unstage] {
-            operations::call(self.clients().await?, step, s.clone())
-                .await
-                .with_context(|| format!("{step:?}"))?;
+            self.repeat(step, s.clone()).await?;
         }
         Ok(())
     }
@@ -239,9 +246,7 @@ impl World {
             _ => &[],
         };
         for step in steps {
-            operations::call(self.clients().await?, *step, s.clone())
-                .await
-                .with_context(|| format!("{step:?}"))?;
+            self.repeat(*step, s.clone()).await?;
         }
         let _ = fs::remove_dir(&s.staging);
         let _ = fs::remove_dir(s.staging.parent().context("no parent")?);
@@ -316,12 +321,10 @@ impl World {
     pub async fn end(mut self) -> Result<()> {
         let base = self.base();
         for step in [Operation::Unpublish, Operation::Unstage, Operation::Delete] {
-            operations::call(self.clients().await?, step, base.clone())
-                .await
-                .with_context(|| format!("{step:?}"))?;
+            self.repeat(step, base.clone()).await?;
         }
         let kept = Subject { id: base.kept(), ..base };
-        operations::call(self.clients().await?, Operation::DeleteSnapshot, kept).await?;
+        self.repeat(Operation::DeleteSnapshot, kept).await?;
         let (volumes, snapshots) = self.listed().await?;
         ensure!(volumes.is_empty() && snapshots.is_empty(), "{volumes:?}, {snapshots:?}");
         ensure!(self.scratch.loops().is_empty() && self.scratch.mounts().is_empty());
@@ -348,4 +351,12 @@ impl World {
         }
         anyhow::bail!("images left: {left}")
     }
+}
+
+/// What a sidecar repeats. A client that was killed is a user of its images until the cluster has noticed.
+fn may_repeat(status: &tonic::Status) -> bool {
+    use tonic::Code::{Aborted, DeadlineExceeded, FailedPrecondition, Unavailable};
+    let in_use = ["in use by client", "open elsewhere"].iter().any(|words| status.message().contains(words));
+    matches!(status.code(), Aborted | Unavailable | DeadlineExceeded)
+        || status.code() == FailedPrecondition && in_use
 }

@@ -15,6 +15,8 @@ use crate::output::{self, Column, Format, Show};
 use crate::progress;
 
 /// What to recover, and how far to go.
+// Each flag is one of the command line's.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
     /// The image: <pool>/[<namespace>/]<image>, or a volume's handle

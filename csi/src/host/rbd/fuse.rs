@@ -85,17 +85,26 @@ fn is_daemon(pid: i32, dir: &Path) -> bool {
     line.split(|byte| *byte == 0).any(|argument| argument == own.as_os_str().as_encoded_bytes())
 }
 
-/// What is left of a mapping that was interrupted: its device, if the daemon had come so far; else the daemon is ended.
-/// `None`: there is no daemon; `Some(None)`: it was ended now.
-pub fn resume(ctx: &Ctx, dir: &Path, read_only: bool) -> Result<Option<Option<PathBuf>>> {
+/// What was left of a mapping that was interrupted.
+pub enum Left {
+    /// No daemon.
+    Nothing,
+    /// The daemon had come so far that it can be gone on with: the device.
+    Device(PathBuf),
+    /// A daemon that was ended now.
+    Ended,
+}
+
+/// Goes on with a mapping that was interrupted, or ends its daemon.
+pub fn resume(ctx: &Ctx, dir: &Path, read_only: bool) -> Result<Left> {
     if daemon(dir).is_none() {
-        return Ok(None);
+        return Ok(Left::Nothing);
     }
     if is_mounted(dir)? && dir.join("pid").exists() {
-        return loopdev::attach(&image_file(dir), read_only).map(|device| Some(Some(device)));
+        return loopdev::attach(&image_file(dir), read_only).map(Left::Device);
     }
     unmap(ctx, dir, None)?;
-    Ok(Some(None))
+    Ok(Left::Ended)
 }
 
 /// Maps an image: starts the daemon, and attaches a loop device to its file.
@@ -207,7 +216,7 @@ pub fn unmap(ctx: &Ctx, dir: &Path, device: Option<&Path>) -> Result<()> {
 
 /// Asks the daemon to end, then tells it, then kills it.
 fn stop(dir: &Path, pid: Pid) -> Result<()> {
-    let asked = qmp::command(&dir.join("qmp.sock"), "quit", json!({}));
+    let asked = qmp::command(&dir.join("qmp.sock"), "quit", &json!({}));
     if asked.is_err() {
         let _ = kill_process(pid, Signal::TERM);
     }
@@ -253,7 +262,7 @@ pub fn grow(dir: &Path, device: &Path, size: Option<u64>) -> Result<()> {
     let has = length().map_err(|e| Error::io(format!("looking at {}", file.display()), e))?;
     if let Some(size) = size.filter(|size| *size > has) {
         let arguments = json!({"node-name": "disk", "size": size});
-        qmp::command(&dir.join("qmp.sock"), "block_resize", arguments)?;
+        qmp::command(&dir.join("qmp.sock"), "block_resize", &arguments)?;
         let begun = Instant::now();
         while length().is_ok_and(|now| now < size) && begun.elapsed() < ATTRIBUTES {
             std::thread::sleep(Duration::from_millis(50));

@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::attach::{AttachRequest, Attached};
 use super::runner::Tools;
+use fuse::Left;
 use krbd::Krbd;
 
 /// What is written down of a mapping.
@@ -79,10 +80,10 @@ impl Rbd {
         let fsid = note.as_ref().map_or(image.fsid.as_str(), |note| note.fsid.as_str());
         let Some(found) = self.krbd.find(image, fsid)? else { return Ok(None) };
         let note = note.unwrap_or_else(|| note_of(image, RbdMounter::Krbd));
-        Ok(Some(self.krbd_mapping(dir, note, &found)))
+        Ok(Some(Self::krbd_mapping(dir, note, &found)))
     }
 
-    fn krbd_mapping(&self, dir: PathBuf, note: Note, found: &krbd::Mapped) -> Mapping {
+    fn krbd_mapping(dir: PathBuf, note: Note, found: &krbd::Mapped) -> Mapping {
         Mapping {
             device: found.device(),
             note,
@@ -101,7 +102,7 @@ impl Rbd {
                     && (note.fsid.is_empty() || found.fsid.is_empty() || note.fsid == found.fsid)
             })?;
             let (dir, note) = dir.unwrap_or_else(|| (self.dir(&image), note_of(&image, RbdMounter::Krbd)));
-            return Ok(Some(self.krbd_mapping(dir, note, &found)));
+            return Ok(Some(Self::krbd_mapping(dir, note, &found)));
         }
         let Some(dir) = fuse::dir_of(&self.state, device)? else { return Ok(None) };
         let Some(note) = read_note(&dir)? else { return Ok(None) };
@@ -129,17 +130,18 @@ impl Rbd {
         if let Some(found) = self.find(image)? {
             return Ok(Attached { device: found.device, fresh: false, client: found.client });
         }
-        if image.mounter == RbdMounter::Fuse
-            && let Some(left) = fuse::resume(ctx, &dir, r.read_only)?
-        {
-            return match left {
-                Some(device) => Ok(Attached { device, fresh: true, client: None }),
+        if image.mounter == RbdMounter::Fuse {
+            match fuse::resume(ctx, &dir, r.read_only)? {
+                Left::Nothing => {}
+                Left::Device(device) => return Ok(Attached { device, fresh: true, client: None }),
                 // The image's watchers were read while that still had it open.
-                None => Err(Error::Unavailable(format!(
-                    "volume {}: the helper of an interrupted mapping was ended; repeat the call",
-                    r.id
-                ))),
-            };
+                Left::Ended => {
+                    return Err(Error::Unavailable(format!(
+                        "volume {}: the helper of an interrupted mapping was ended; repeat the call",
+                        r.id
+                    )));
+                }
+            }
         }
         if r.alone && !image.watchers.is_empty() {
             return Err(Error::Refused(format!(

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Sends a command to the monitor socket and returns its answer.
-pub fn command(socket: &Path, name: &str, arguments: Value) -> Result<Value> {
+pub fn command(socket: &Path, name: &str, arguments: &Value) -> Result<Value> {
     let doing = || format!("asking qemu-storage-daemon at {} to {name}", socket.display());
     let io = |e| Error::io(doing(), e);
     let stream = UnixStream::connect(socket).map_err(io)?;
