@@ -5,6 +5,7 @@
 //! The structs here carry no type of CSI and none of a backend's SDK: sizes are bytes, names are the
 //! Kubernetes and CSI words, and failures are one [`Error`].
 
+mod access;
 mod backend;
 mod context;
 mod error;
@@ -18,6 +19,7 @@ mod size;
 mod traits;
 mod types;
 
+pub use access::{Access, NodeVolume, RbdImage, RbdMounter, SecretText};
 pub use backend::{Backend, Feature};
 pub use context::{Ctx, Observer};
 pub use error::{Error, Result};
@@ -28,8 +30,7 @@ pub use traits::{
     Measures, Modify, NodeAccess, NodeRequest, Nodes, Placement, Provisioner, PublishRequest, Snapshots,
 };
 pub use types::{
-    Access, AccessMode, AccessType, Block, Blocks, Capability, Capacity, CapacityQuery, CapacityRange,
-    Condition, ExpandOutcome, Gauge, GroupSnapshot, GroupSpec, NodeId, NodeState, NodeVolume, Page, PvcMeta,
-    RbdImage, RbdMounter, SecretText, Secrets, Snapshot, SnapshotId, SnapshotSpec, Source, StringMap,
-    Topology, TopologyRequest, Volume, VolumeId, VolumeSpec,
+    AccessMode, AccessType, Block, Blocks, Capability, Capacity, CapacityQuery, CapacityRange, Condition,
+    ExpandOutcome, Gauge, GroupSnapshot, GroupSpec, NodeId, NodeState, Page, PvcMeta, Secrets, Snapshot,
+    SnapshotId, SnapshotSpec, Source, StringMap, Topology, TopologyRequest, Volume, VolumeId, VolumeSpec,
 };

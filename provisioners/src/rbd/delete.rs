@@ -150,25 +150,6 @@ impl Store {
         }
     }
 
-    /// What is in the trash of a place and marked as ours, queued; also images that were set aside and have no
-    /// snapshots any more. How many.
-    pub(super) fn sweep(&self, site: &Site) -> Result<usize> {
-        let listed = site.pool.trash_list().map_err(|e| site.fail("listing the trash", e))?;
-        let mut queued = 0;
-        for entry in listed.into_iter().filter(|entry| entry.by_user) {
-            let Some(header) = site.header(&entry.id)? else { continue };
-            if marked_by(&header, &self.config.owner) {
-                self.tasks.purge(site, &entry.id, header.size);
-                queued += 1;
-            }
-        }
-        let images = site.pool.images().map_err(|e| site.fail("listing images", e))?;
-        for (id, name) in images.into_iter().filter(|(_, name)| name.starts_with(SET_ASIDE)) {
-            queued += usize::from(self.release(site, &id, &name)?);
-        }
-        Ok(queued)
-    }
-
     /// Moves an image that was set aside to the trash if no snapshot needs it any more; whether it did.
     pub(super) fn release(&self, site: &Site, id: &str, name: &str) -> Result<bool> {
         let Some(header) = site.header(id)? else { return Ok(false) };

@@ -50,6 +50,7 @@ mod session;
 mod site;
 mod snapshot;
 mod store;
+mod sweep;
 mod tasks;
 mod traits;
 mod wire;
@@ -102,7 +103,7 @@ impl Rbd {
     /// Looks for what earlier processes left to do (the trash, interrupted creations and flattenings), now and every
     /// minute, on a thread of its own. For the controller.
     pub fn sweep_in_background(&self) {
-        tasks::sweep_in_background(&self.store);
+        sweep::sweep_in_background(&self.store);
     }
 
     /// Runs work on a thread that may block, in bounded number and time. When the time is over the caller is answered,

@@ -1,0 +1,107 @@
+//! How a node gets at a volume: plain structs between a backend and the node's kernel.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// How a node gets at a volume. A backend says which; `csi/src/host/` does it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// A file on this node that becomes a loop device.
+    LoopFile {
+        /// The backing file.
+        path: PathBuf,
+    },
+    /// A directory on this node that is bind mounted.
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// An image of a Ceph cluster.
+    Rbd(Box<RbdImage>),
+}
+
+/// An image of a Ceph cluster, and how to map it. Of a volume that is only looked for on this node, no more than the
+/// first four are known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RbdImage {
+    /// The configured `clusterID`.
+    pub cluster: String,
+    /// The pool's name.
+    pub pool: String,
+    /// The RADOS namespace; empty: the default one.
+    pub namespace: String,
+    /// The image's name.
+    pub image: String,
+    /// The cluster's fsid.
+    pub fsid: String,
+    /// By what it is mapped.
+    pub mounter: RbdMounter,
+    /// The monitors as librados takes them.
+    pub mon_host: String,
+    /// The monitors as the kernel takes them: `10.0.0.1:6789`.
+    pub monitors: Vec<String>,
+    /// The user without `client.`.
+    pub user: String,
+    /// The user's key.
+    pub key: Option<SecretText>,
+    /// Options of the kernel's client.
+    pub map_options: Vec<String>,
+    /// Options for unmapping: `force`.
+    pub unmap_options: Vec<String>,
+    /// The addresses of the clients that have it open now.
+    pub watchers: Vec<String>,
+}
+
+/// By what an image is mapped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RbdMounter {
+    /// The kernel's own client.
+    #[default]
+    Krbd,
+    /// qemu-storage-daemon with a FUSE export, and a loop device.
+    Fuse,
+}
+
+/// A text that `Debug` does not show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretText(String);
+
+impl SecretText {
+    /// Takes a copy.
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The text itself, for the one place that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+/// What a node needs to know to stage a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeVolume {
+    /// How to get at it.
+    pub access: Access,
+    /// The size the device must have; a device of another size is refused. `None`: not known without asking the server.
+    pub size: Option<u64>,
+    /// The file system wished for by the StorageClass, when the capability names none.
+    pub fs_type: Option<String>,
+    /// Extra arguments for mkfs.
+    pub mkfs_options: Vec<String>,
+    /// Mode bits for the root directory of a fresh file system.
+    pub root_mode: Option<u32>,
+    /// The file system that was once completed on it, if any: it is never formatted again.
+    pub formatted: Option<String>,
+    /// A format was begun and never completed, so nothing was ever mounted: formatting again is safe.
+    pub formatting: bool,
+}
