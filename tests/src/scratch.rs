@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// The directory; on drop everything mounted below it is unmounted, every loop device over a file in it is detached,
+/// The directory; on drop helpers that work in it are killed, everything mounted below it is unmounted, every loop device over a file in it is detached,
 /// and it is removed. `KEEP_SCRATCH=1` leaves it.
 #[derive(Debug)]
 pub struct Scratch {
@@ -46,6 +46,21 @@ impl Scratch {
         table.lines().filter_map(target).filter(|t| t.starts_with(&self.path) && *t != self.path).collect()
     }
 
+    /// Helpers of mappings outlive their driver, and a failed test must leave none.
+    fn end_helpers(&self) {
+        let own = format!("{}/", self.path.display());
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let (true, true, Some(pid)) = (line.contains("qemu-storage-daemon"), line.contains(&own), pid)
+                && let Some(pid) = rustix::process::Pid::from_raw(pid)
+            {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+
     /// Files and directories below a directory of it, relative and sorted.
     pub fn tree(dir: &Path) -> Vec<PathBuf> {
         let (mut found, mut left) = (Vec::new(), vec![dir.to_path_buf()]);
@@ -68,6 +83,7 @@ impl Drop for Scratch {
             let _ = self.dir.take().map(TempDir::keep);
             return;
         }
+        self.end_helpers();
         for mount in self.mounts().iter().rev() {
             let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
         }

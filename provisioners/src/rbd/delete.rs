@@ -126,7 +126,9 @@ impl Store {
 
     /// Moves an image to the trash and has it purged.
     pub(super) fn discard(&self, site: &Site, header: &Header, name: &str) -> Result<()> {
-        match site.pool.trash(name) {
+        let plain = !header.has_snapshots && site.is_plain(&header.image)?;
+        let moved = if plain { site.trash_plain(name, &header.image) } else { site.pool.trash(name) };
+        match moved {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::BUSY) => return Err(Self::explain_busy(site, header, name)),
             Err(e) => return Err(site.fail(&format!("moving image {name} to the trash"), e)),

@@ -53,6 +53,7 @@ mod store;
 mod sweep;
 mod tasks;
 mod traits;
+mod trash;
 mod wire;
 
 pub use admin::{Admin, ImageDetails, ImageInfo};

@@ -24,6 +24,23 @@ impl Encoder {
         self
     }
 
+    pub(super) fn byte(mut self, value: u8) -> Self {
+        self.0.push(value);
+        self
+    }
+
+    /// A struct with its version, and the oldest that can read it.
+    pub(super) fn versioned(self, version: u8, compatible: u8, fields: Self) -> Self {
+        self.byte(version).byte(compatible).blob(&fields.0)
+    }
+
+    /// A time: seconds and nanoseconds of the Unix epoch in 32 bits each.
+    pub(super) fn time(mut self, time: jiff::Timestamp) -> Self {
+        self.0.extend(u32::try_from(time.as_second()).unwrap_or(u32::MAX).to_le_bytes());
+        self.0.extend(u32::try_from(time.subsec_nanosecond()).unwrap_or(0).to_le_bytes());
+        self
+    }
+
     /// A map of texts to blobs.
     pub(super) fn map(mut self, entries: &[(&str, &[u8])]) -> Self {
         self.0.extend(u32::try_from(entries.len()).unwrap_or(u32::MAX).to_le_bytes());

@@ -74,6 +74,13 @@ impl Pool {
         Ok(outputs)
     }
 
+    /// Removes an object. None such: ENOENT.
+    pub(crate) fn remove_object(&self, object: &str) -> Result<(), Errno> {
+        let object = text(object)?;
+        // SAFETY: pool and string are alive.
+        check(unsafe { (self.connection.api.rados.rados_remove)(self.raw, object.as_ptr()) }).map(drop)
+    }
+
     /// Sets keys of an object's map; the object is made if it is not there.
     pub(crate) fn omap_set(&self, object: &str, entries: &[(&str, &[u8])]) -> Result<(), Errno> {
         let keys: Vec<_> = entries.iter().map(|(key, _)| key.as_ptr().cast::<c_char>()).collect();
