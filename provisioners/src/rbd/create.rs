@@ -249,6 +249,11 @@ impl Store {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
             Err(Errno::TIMEDOUT) => Err(self.why_slow(site, &plan.handle)),
+            // An image whose flattening ends while it is cloned loses the parent that librbd is about to open.
+            Err(Errno::NOENT) if origin.is_some() => Err(Error::Unavailable(format!(
+                "creating image {}: the parents of its source changed meanwhile; repeat the call",
+                plan.handle.spec()
+            ))),
             Err(other) => Err(site.fail(&format!("creating image {}", plan.handle.spec()), other)),
         }
     }

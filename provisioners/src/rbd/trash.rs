@@ -29,9 +29,9 @@ impl Site {
             Err(_) => return Ok(false),
         };
         let features = Decoder(&answers[0]).number()?;
-        // After the six bytes of its version and length, a group begins with its id.
-        let group = answers[1].get(6..10).is_none_or(|length| length == [0; 4]);
-        Ok(features & ENTANGLED == 0 && group)
+        // A group is its version and length (six bytes), the number of its pool (eight), and its id, empty for none.
+        let alone = answers[1].get(14..18).is_some_and(|length| length == [0; 4]);
+        Ok(features & ENTANGLED == 0 && alone)
     }
 
     /// Moves a plain image that nobody has open to the trash. Each step can be repeated; after the first it is there.
