@@ -1,9 +1,11 @@
 //! What every backend's records have in common: JSON with a schema and a kind.
 
+use std::collections::BTreeSet;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{AccessMode, Error, Result};
+use crate::{AccessMode, Error, Result, SnapshotId};
 
 /// The version that this program writes, and the newest that it reads.
 pub(crate) const SCHEMA: u32 = 1;
@@ -15,6 +17,19 @@ pub(crate) trait Record: Serialize + DeserializeOwned {
     /// The handle in the record.
     fn id(&self) -> &str;
 }
+
+/// Makes a struct with an `id` a kind of record.
+macro_rules! kind {
+    ($type:ty, $kind:literal) => {
+        impl $crate::record::Record for $type {
+            const KIND: &'static str = $kind;
+            fn id(&self) -> &str {
+                &self.id
+            }
+        }
+    };
+}
+pub(crate) use kind;
 
 /// CSI `CapacityRange` as it was asked for; bytes, 0: not given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,4 +109,14 @@ pub(crate) mod timestamp {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(D::Error::custom)
     }
+}
+
+/// The members that a request names must be the group's; none named is not checked (CSI DeleteVolumeGroupSnapshot).
+pub(crate) fn check_members(group: &str, members: &[String], asked: &[SnapshotId]) -> Result<()> {
+    let asked: BTreeSet<&str> = asked.iter().map(|id| id.0.as_str()).collect();
+    let has: BTreeSet<&str> = members.iter().map(String::as_str).collect();
+    if asked.is_empty() || asked == has {
+        return Ok(());
+    }
+    Err(Error::invalid("snapshot_ids", format!("are not those of group {group}: {}", members.join(", "))))
 }

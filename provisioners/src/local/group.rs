@@ -18,6 +18,7 @@ use super::record::{GroupRecord, SnapshotRecord, encode, load};
 use super::snapshot::{FoundSnapshot, publish_snapshot, quiesce_limit};
 use super::store::{Found, Store};
 use super::walk::{Moment, changed_since};
+use crate::record::check_members;
 use crate::{Ctx, Error, GroupSnapshot, GroupSpec, Parameters, Result, SnapshotId, key_for};
 
 /// A member being made.
@@ -187,7 +188,7 @@ impl Store {
         };
         let complete = root.group(&handle.key, true);
         if let Some(record) = load::<GroupRecord>(&complete)? {
-            check_members(&record, members)?;
+            check_members(&record.id, &record.members, members)?;
             self.check_owner(&format!("group {id}"), &record.cluster)?;
             ctx.stage("deleting");
             fs::rename(&complete, root.group(&handle.key, false))
@@ -205,7 +206,7 @@ impl Store {
         let handle = parse_handle(id).map_err(|_| none())?;
         let root = self.root(&handle.root).map_err(|_| none())?;
         let record = load::<GroupRecord>(&root.group(&handle.key, true))?.ok_or_else(none)?;
-        check_members(&record, members)?;
+        check_members(&record.id, &record.members, members)?;
         self.show_group(&record)
     }
 
@@ -244,16 +245,4 @@ fn publish_members(
     let complete = root.group(&handle.key, true);
     fs::rename(&pending, &complete).map_err(|e| failed("renaming", &pending, e))?;
     sync(&root.own("groups"))
-}
-
-fn check_members(record: &GroupRecord, asked: &[SnapshotId]) -> Result<()> {
-    let asked: BTreeSet<&str> = asked.iter().map(|id| id.0.as_str()).collect();
-    let has: BTreeSet<&str> = record.members.iter().map(String::as_str).collect();
-    if asked.is_empty() || asked == has {
-        return Ok(());
-    }
-    Err(Error::invalid(
-        "snapshot_ids",
-        format!("are not those of group {}: {}", record.id, record.members.join(", ")),
-    ))
 }

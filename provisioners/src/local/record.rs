@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::params::VolumeType;
-use crate::record::timestamp;
 pub(super) use crate::record::{FsState, Publication, Record, Requested, decode, encode};
+use crate::record::{kind, timestamp};
 use crate::{Error, PvcMeta, Result, Source, StringMap};
 
 /// A record larger than this is not ours: 1 MiB.
@@ -87,19 +87,9 @@ pub(super) struct GroupRecord {
     pub(super) created: Timestamp,
 }
 
-macro_rules! record {
-    ($type:ty, $kind:literal) => {
-        impl Record for $type {
-            const KIND: &'static str = $kind;
-            fn id(&self) -> &str {
-                &self.id
-            }
-        }
-    };
-}
-record!(VolumeRecord, "Volume");
-record!(SnapshotRecord, "Snapshot");
-record!(GroupRecord, "GroupSnapshot");
+kind!(VolumeRecord, "Volume");
+kind!(SnapshotRecord, "Snapshot");
+kind!(GroupRecord, "GroupSnapshot");
 
 /// Checks the bytes of a volume's record (`volume.json`) and returns the handle in it. Damaged: [`Error::Corrupt`].
 pub fn check_volume_record(bytes: &[u8]) -> Result<String> {

@@ -15,6 +15,7 @@ use super::record::{Found, GroupRecord, SnapshotRecord};
 use super::site::{GROUPS, SNAPSHOTS, Site};
 use super::snapshot::take;
 use super::store::Store;
+use crate::record::check_members;
 use crate::{Ctx, Error, GroupSnapshot, GroupSpec, Parameters, Result, Secrets, SnapshotId, key_for};
 
 /// A member being made.
@@ -166,7 +167,7 @@ impl Store {
         let Ok(handle) = parse_handle(id) else { return Ok(()) };
         let site = self.site(&handle.place, ctx.secrets())?;
         let Some(mut record) = site.entry::<GroupRecord>(GROUPS, &handle.name)? else { return Ok(()) };
-        check_members(&record, members)?;
+        check_members(&record.id, &record.members, members)?;
         if record.cluster != self.config.owner {
             return Err(Error::Refused(format!(
                 "group {id} belongs to cluster {:?}; delete it there",
@@ -192,7 +193,7 @@ impl Store {
         if !record.complete {
             return Err(none());
         }
-        check_members(&record, members)?;
+        check_members(&record.id, &record.members, members)?;
         self.show_group(&secrets, &record)
     }
 
@@ -242,16 +243,4 @@ fn stop_writes(member: &mut Member) -> Result<()> {
         ))),
         Err(errno) => Err(failed(errno)),
     }
-}
-
-fn check_members(record: &GroupRecord, asked: &[SnapshotId]) -> Result<()> {
-    let asked: BTreeSet<&str> = asked.iter().map(|id| id.0.as_str()).collect();
-    let has: BTreeSet<&str> = record.members.iter().map(String::as_str).collect();
-    if asked.is_empty() || asked == has {
-        return Ok(());
-    }
-    Err(Error::invalid(
-        "snapshot_ids",
-        format!("are not those of group {}: {}", record.id, record.members.join(", ")),
-    ))
 }

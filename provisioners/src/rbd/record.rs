@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::handle::Handle;
 use super::site::Header;
-use crate::record::timestamp;
 pub(super) use crate::record::{FsState, Publication, Record, Requested, decode, encode};
+use crate::record::{kind, timestamp};
 use crate::{PvcMeta, Result, Source, StringMap};
 
 /// The key of the volume's record in its image's metadata.
@@ -120,20 +120,10 @@ pub(super) struct Intent {
     pub(super) since: Timestamp,
 }
 
-macro_rules! record {
-    ($type:ty, $kind:literal) => {
-        impl Record for $type {
-            const KIND: &'static str = $kind;
-            fn id(&self) -> &str {
-                &self.id
-            }
-        }
-    };
-}
-record!(VolumeRecord, "Volume");
-record!(SnapshotRecord, "Snapshot");
-record!(GroupRecord, "GroupSnapshot");
-record!(Intent, "Intent");
+kind!(VolumeRecord, "Volume");
+kind!(SnapshotRecord, "Snapshot");
+kind!(GroupRecord, "GroupSnapshot");
+kind!(Intent, "Intent");
 
 /// A volume that was found, with its image.
 #[derive(Debug, Clone)]
