@@ -23,11 +23,9 @@ impl Site {
     pub(super) fn is_plain(&self, id: &str) -> Result<bool> {
         let features = ("rbd", "get_features", Encoder::default().number(HEAD).byte(1).done());
         let group = ("rbd", "image_group_get", Vec::new());
-        let answers = match self.pool.read_calls(&format!("rbd_header.{id}"), &[features, group]) {
-            Ok(answers) => answers,
-            // A cluster that does not know a call, or an image without a header: librbd knows more.
-            Err(_) => return Ok(false),
-        };
+        let header = format!("rbd_header.{id}");
+        // A cluster that does not know a call, or an image without a header: librbd knows more.
+        let Ok(answers) = self.pool.read_calls(&header, &[features, group]) else { return Ok(false) };
         let features = Decoder(&answers[0]).number()?;
         // A group is its version and length (six bytes), the number of its pool (eight), and its id, empty for none.
         let alone = answers[1].get(14..18).is_some_and(|length| length == [0; 4]);
@@ -38,7 +36,7 @@ impl Site {
     pub(super) fn trash_plain(&self, name: &str, id: &str) -> Result<(), Errno> {
         let now = Timestamp::now();
         let entry = Encoder::default().byte(BY_USER).blob(name.as_bytes()).time(now).time(now).byte(NORMAL);
-        let add = Encoder::default().blob(id.as_bytes()).versioned(2, 1, entry).done();
+        let add = Encoder::default().blob(id.as_bytes()).versioned(2, 1, &entry).done();
         done_before(self.pool.write_calls("rbd_trash", &[("rbd", "trash_add", add)]), Errno::EXIST)?;
         done_before(self.pool.remove_object(&format!("rbd_id.{name}")), Errno::NOENT)?;
         let remove = Encoder::default().blob(name.as_bytes()).blob(id.as_bytes()).done();

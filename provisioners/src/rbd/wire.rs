@@ -30,7 +30,7 @@ impl Encoder {
     }
 
     /// A struct with its version, and the oldest that can read it.
-    pub(super) fn versioned(self, version: u8, compatible: u8, fields: Self) -> Self {
+    pub(super) fn versioned(self, version: u8, compatible: u8, fields: &Self) -> Self {
         self.byte(version).byte(compatible).blob(&fields.0)
     }
 
