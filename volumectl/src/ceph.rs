@@ -52,7 +52,7 @@ pub struct CephArgs {
     )]
     cluster_id: String,
 
-    /// Only this pool, or <pool>/<namespace>; also where images named without a pool are
+    /// Only this pool, or POOL/NAMESPACE; also where images named without a pool are
     #[arg(short, long, global = true, value_name = "POOL", help_heading = "Ceph")]
     pub pool: Option<String>,
 }

@@ -27,7 +27,7 @@ pub struct LockArgs {
 enum Verb {
     /// List images that are locked or open: owner, node, volume, and whether the owner lives
     Ls {
-        /// Only this image: <pool>/[<namespace>/]<image>
+        /// Only this image: POOL/IMAGE or POOL/NAMESPACE/IMAGE
         #[arg(long, value_name = "IMAGE")]
         image: Option<String>,
         /// Only what this node has

@@ -19,7 +19,7 @@ use crate::progress;
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
-    /// The image: <pool>/[<namespace>/]<image>, or a volume's handle
+    /// The image: POOL/IMAGE or POOL/NAMESPACE/IMAGE, or a volume's handle
     image: String,
     /// Do it; without this the plan is printed and nothing is done
     #[arg(long)]

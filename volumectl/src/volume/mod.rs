@@ -28,7 +28,7 @@ enum Verb {
     Ls,
     /// Make a volume
     Create {
-        /// <pool>/[<namespace>/]<image>
+        /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
         image: String,
         /// Such as 10G, 512Mi or 1T
         #[arg(short, long, value_parser = size)]
@@ -42,7 +42,7 @@ enum Verb {
     },
     /// Delete a volume; without --yes only says what would be deleted
     Rm {
-        /// <pool>/[<namespace>/]<image>
+        /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
         image: String,
         /// Do it
         #[arg(long)]
@@ -50,7 +50,7 @@ enum Verb {
     },
     /// Make a volume larger, also while it is in use
     Resize {
-        /// <pool>/[<namespace>/]<image>
+        /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
         image: String,
         /// The new size, such as 20G
         #[arg(short, long, value_parser = size)]
@@ -58,12 +58,12 @@ enum Verb {
     },
     /// Show everything about an image
     Info {
-        /// <pool>/[<namespace>/]<image>
+        /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
         image: String,
     },
     /// Copy what a clone shares with its parent
     Flatten {
-        /// <pool>/[<namespace>/]<image>
+        /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
         image: String,
     },
     /// Snapshots of a volume
@@ -78,19 +78,19 @@ enum Verb {
 enum Snap {
     /// List the snapshots of a volume
     Ls {
-        /// <pool>/[<namespace>/]<image>
+        /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
         image: String,
     },
     /// Take a snapshot
     Create {
-        /// <pool>/[<namespace>/]<image>
+        /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
         image: String,
         /// Its name
         name: String,
     },
     /// Delete a snapshot; without --yes only says what would be deleted
     Rm {
-        /// <pool>/[<namespace>/]<image>
+        /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
         image: String,
         /// Its name
         name: String,
