@@ -1,6 +1,7 @@
 //! How the commands that talk to Ceph reach it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -52,6 +53,10 @@ pub struct CephArgs {
     )]
     cluster_id: String,
 
+    /// How long the command may take; a lock's holder that does not answer would make librbd wait for ever
+    #[arg(long, global = true, default_value_t = 120, value_name = "SECONDS", help_heading = "Ceph")]
+    timeout: u64,
+
     /// Only this pool, or POOL/NAMESPACE; also where images named without a pool are
     #[arg(short, long, global = true, value_name = "POOL", help_heading = "Ceph")]
     pub pool: Option<String>,
@@ -84,6 +89,19 @@ impl CephArgs {
         let config =
             RbdConfig { clusters: vec![cluster], owner: self.cluster_id.clone(), ..RbdConfig::default() };
         Ok(Admin::new(config)?)
+    }
+
+    /// Does the work of a command, which fails when it is not done in time; what the library was asked for may go on.
+    pub fn bounded<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let (send, done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || send.send(work()));
+        done.recv_timeout(Duration::from_secs(self.timeout)).unwrap_or_else(|_| {
+            let text = format!(
+                "not done in {} s: the cluster, or the holder of a lock, does not answer; see `volumectl lock ls` and `ceph -s`",
+                self.timeout
+            );
+            Err(provisioners::Error::Deadline(text).into())
+        })
     }
 
     /// An image as it was written, with the pool that was given beside it.

@@ -55,8 +55,8 @@ pub enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Csi(args) => runtime()?.block_on(csi::run(*args, cli.output)),
-        Command::Lock(args) => lock::run(&args, cli.output),
-        Command::Volume(args) => volume::run(&args, cli.output),
+        Command::Lock(args) => args.run(cli.output),
+        Command::Volume(args) => args.run(cli.output),
         Command::Demo(args) => runtime()?.block_on(demo::run(&args, cli.output)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "volumectl", &mut std::io::stdout());

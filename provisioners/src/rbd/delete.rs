@@ -168,7 +168,7 @@ impl Store {
     }
 }
 
-/// librbd moves an image to the trash also while others have it open.
+/// librbd moves an image to the trash also while others have it open or locked.
 fn check_unwatched(site: &Site, found: &Found) -> Result<()> {
     let Some(image) = site.look(&found.header.image)? else { return Ok(()) };
     let failed = |errno| site.fail("listing watchers", errno);
@@ -176,7 +176,22 @@ fn check_unwatched(site: &Site, found: &Found) -> Result<()> {
     let mut watchers = image.watchers().map_err(failed)?;
     // A handle of our own that was closed just now is no user.
     watchers.retain(|watcher| watcher.address != own);
-    if watchers.is_empty() { Ok(()) } else { Err(in_use(found, &watchers)) }
+    if !watchers.is_empty() {
+        return Err(in_use(found, &watchers));
+    }
+    // librbd would wait for the holder of an advisory lock for ever, whether that lives or not.
+    let advisory = image.lockers().map_err(failed)?.into_iter().find(|locker| !locker.is_managed());
+    match advisory {
+        None => Ok(()),
+        Some(locker) => Err(Error::Refused(format!(
+            "volume {} has the advisory lock {:?} of {} ({}); if that is gone: `volumectl lock recover {}`",
+            found.handle,
+            locker.cookie,
+            locker.client,
+            locker.address,
+            found.handle.spec()
+        ))),
+    }
 }
 
 /// Whether an image is one that we have marked as deleted.

@@ -218,7 +218,7 @@ fn owner(
     clients: &BTreeMap<String, ClientNote>,
     around: &Surroundings,
 ) -> LockOwner {
-    let managed = locker.tag == "internal" || locker.cookie.starts_with("auto ");
+    let managed = locker.is_managed();
     let kind = match (managed, locker.exclusive) {
         (true, _) => "managed",
         (false, true) => "exclusive",

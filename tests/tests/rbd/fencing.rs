@@ -280,6 +280,25 @@ async fn advisory_locks_are_read_and_broken() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_advisory_lock_makes_nothing_hang() -> Result<()> {
+    let Some(w) = World::new("hang", "").await? else { return Ok(()) };
+    let (id, spec) = (w.make("hang").await?, w.spec("hang"));
+    w.rbd(&["lock", "add", &spec, "left-behind"])?;
+    let delete = w.clients.controller.clone().delete_volume(ask::delete(&id)).await;
+    refused(delete, Code::FailedPrecondition, &["left-behind", "volumectl lock recover"])?;
+    // librbd refuses or waits for ever, which the command does not.
+    let begun = std::time::Instant::now();
+    let (code, _, error) = w.volumectl(&["volume", "resize", &spec, "--size", "1G", "--timeout", "4"])?;
+    ensure!(matches!(code, 3 | 4) && error.contains("lock"), "{code}: {error}");
+    ensure!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let (code, _, error) = w.volumectl(&["lock", "recover", &spec, "--yes"])?;
+    ensure!(code == 0, "{code}: {error}");
+    let (code, _, error) = w.volumectl(&["volume", "resize", &spec, "--size", "1G"])?;
+    ensure!(code == 0, "{code}: {error}");
+    w.delete(&id).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mapping_survives_its_driver_and_is_found_again() -> Result<()> {
     let Some(w) = World::new("survives", "").await? else { return Ok(()) };
     let id = w.make("survives").await?;

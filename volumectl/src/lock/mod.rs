@@ -69,8 +69,14 @@ const JOURNAL: &[Column] = &[
     Column("LAST STEP", "/last", Show::Plain),
 ];
 
-/// Runs a verb.
-pub fn run(args: &LockArgs, format: Format) -> Result<ExitCode> {
+impl LockArgs {
+    /// Runs the verb. A recovery that waits for an answer of the user has its time, too.
+    pub fn run(self, format: Format) -> Result<ExitCode> {
+        self.ceph.clone().bounded(move || run(&self, format))
+    }
+}
+
+fn run(args: &LockArgs, format: Format) -> Result<ExitCode> {
     let admin = args.ceph.admin()?;
     match &args.verb {
         Verb::Ls { image, node } => {

@@ -131,8 +131,17 @@ const SNAPSHOTS: &[Column] = &[
     Column("ID", "/id", Show::Wide),
 ];
 
-/// Runs a verb.
-pub fn run(args: &VolumeArgs, format: Format) -> Result<ExitCode> {
+impl VolumeArgs {
+    /// Runs the verb; a flattening takes as long as it takes.
+    pub fn run(self, format: Format) -> Result<ExitCode> {
+        if let Verb::Flatten { .. } = self.verb {
+            return run(&self, format);
+        }
+        self.ceph.clone().bounded(move || run(&self, format))
+    }
+}
+
+fn run(args: &VolumeArgs, format: Format) -> Result<ExitCode> {
     let (ceph, admin) = (&args.ceph, args.ceph.admin()?);
     match &args.verb {
         Verb::Ls => {

@@ -49,6 +49,13 @@ pub(crate) struct Locker {
     pub(crate) tag: String,
 }
 
+impl Locker {
+    /// Whether it is the lock of the feature exclusive-lock, which librbd takes and gives by itself.
+    pub(crate) fn is_managed(&self) -> bool {
+        self.tag == "internal" || self.cookie.starts_with("auto ")
+    }
+}
+
 /// Who has the image open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Watcher {
