@@ -74,6 +74,54 @@ async fn data_can_be_in_another_pool() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_class_chooses_cluster_pool_and_namespace() -> Result<()> {
+    let Some(w) = World::new("clusters", "").await? else { return Ok(()) };
+    let pool = w.ceph.pool("second")?;
+    let dir = w.scratch.path().join("second");
+    std::fs::create_dir(&dir)?;
+    let text = w.ceph.config_in(&dir, "rbd", &w.namespace, &w.namespace, "");
+    // The same cluster under another name, with another pool: what differs is what the class chooses by.
+    let conf = w.ceph.conf().display().to_string();
+    let second = format!(", {{clusterID: mars, cephConf: {conf}, pools: [{pool}, rbd]}}]\n");
+    let driver = e2e::drivers::InProcess::start(&text.replacen("]\n", &second, 1)).await?;
+    let mut c = driver.clients().await?.controller;
+    refused(
+        c.create_volume(with("no-cluster", &[])).await,
+        Code::InvalidArgument,
+        &["clusterID", "ceph, mars"],
+    )?;
+    let mars = c.create_volume(with("no-pool", &[("clusterID", "mars")])).await;
+    refused(mars, Code::InvalidArgument, &["pool", &pool])?;
+    let mut ids = Vec::new();
+    for parameters in [
+        &[("clusterID", "ceph")][..],
+        &[("clusterID", "mars"), ("pool", &pool)],
+        &[("clusterID", "mars"), ("pool", "rbd"), ("radosNamespace", &w.namespace)],
+    ] {
+        let name = format!("in-{}", ids.len());
+        ids.push(
+            c.create_volume(with(&name, parameters)).await?.into_inner().volume.unwrap_or_default().volume_id,
+        );
+    }
+    let namespace = &w.namespace;
+    let expected = [
+        format!("ceph:rbd/{namespace}/in-0"),
+        format!("mars:{pool}/in-1"),
+        format!("mars:rbd/{namespace}/in-2"),
+    ];
+    ensure!(ids == expected, "{ids:?}");
+    // The same name in another pool of the cluster is taken.
+    let taken = c.create_volume(with("in-1", &[("clusterID", "mars"), ("pool", "rbd")])).await;
+    refused(taken, Code::AlreadyExists, &["pool", &pool])?;
+    for id in ids {
+        c.delete_volume(ask::delete(&id)).await?;
+    }
+    drop(driver);
+    w.until("the purge", || Ok(w.rbd(&["trash", "ls", &pool])?.trim().is_empty())).await?;
+    w.ceph.remove_pool(&pool)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn capacity_counts_replicas_and_quotas() -> Result<()> {
     let Some(w) = World::new("capacity", "").await? else { return Ok(()) };
     let capacity = async || {
