@@ -43,8 +43,13 @@ impl Ceph {
         started.as_ref().map(Option::as_ref).map_err(|e| anyhow::anyhow!("starting Ceph: {e}"))
     }
 
-    /// Starts a cluster of some OSDs.
+    /// Starts a cluster of some OSDs on loopback.
     pub fn start(osds: u32) -> Result<Self> {
+        Self::start_at(osds, "127.0.0.1")
+    }
+
+    /// Starts a cluster of some OSDs on an address of this machine.
+    pub fn start_at(osds: u32, address: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("volumectl-ceph-{}-{number}", std::process::id()));
@@ -52,6 +57,7 @@ impl Ceph {
         let mut child = Command::new(&script)
             .arg(&dir)
             .arg(osds.to_string())
+            .arg(address)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use csi_proto::v1 as pb;
-use e2e::ceph::storage_daemon;
+use e2e::ceph::{Ceph, storage_daemon};
 use e2e::contract::refused;
 use e2e::kubernetes::Node;
 use e2e::requests as ask;
@@ -31,15 +31,20 @@ impl Client {
     }
 
     fn open(w: &World, image: &str) -> Result<Self> {
-        let file = w.scratch.path().join(format!("client-{image}-{}", std::process::id()));
-        std::fs::write(&file, "")?;
         let program = storage_daemon().unwrap_or_else(|| "qemu-storage-daemon".into());
-        let (conf, namespace) = (w.ceph.conf(), &w.namespace);
-        let child = Command::new(program)
+        let at = format!("namespace={},image={image}", w.namespace);
+        Self::start(Command::new(program), w.ceph, w.scratch.path(), &at)
+    }
+
+    /// `program` is qemu-storage-daemon, or what runs it.
+    fn start(mut program: Command, ceph: &Ceph, dir: &Path, image: &str) -> Result<Self> {
+        let file = dir.join(format!("client-{}", image.replace(['=', ','], "-")));
+        std::fs::write(&file, "")?;
+        let child = program
             .arg("--blockdev")
             .arg(format!(
-                "driver=rbd,node-name=d,pool=rbd,namespace={namespace},image={image},conf={},user=admin,cache.direct=on",
-                conf.display()
+                "driver=rbd,node-name=d,pool=rbd,{image},conf={},user=admin,cache.direct=on",
+                ceph.conf().display()
             ))
             .arg("--export")
             .arg(format!("type=fuse,id=e,node-name=d,mountpoint={},writable=on", file.display()))
@@ -325,4 +330,97 @@ fn daemons_below(dir: &Path) -> bool {
         let line = String::from_utf8_lossy(&line).into_owned();
         line.contains("qemu-storage-daemon") && line.contains(&own)
     })
+}
+
+/// A network namespace with a cable to this machine, both gone when this is dropped.
+struct Network {
+    name: String,
+    address: String,
+}
+
+impl Network {
+    fn new() -> Result<Self> {
+        let number = std::process::id() % 200 + 20;
+        let it = Self { name: format!("vctl{number}"), address: format!("10.251.{number}.1") };
+        let (name, net) = (&it.name, format!("10.251.{number}"));
+        for line in [
+            format!("netns add {name}"),
+            format!("link add {name} type veth peer name c netns {name}"),
+            format!("addr add {net}.1/24 dev {name}"),
+            format!("link set {name} up"),
+            format!("-n {name} addr add {net}.2/24 dev c"),
+            format!("-n {name} link set c up"),
+        ] {
+            it.ip(&line)?;
+        }
+        Ok(it)
+    }
+
+    fn ip(&self, line: &str) -> Result<()> {
+        let output = Command::new("ip").args(line.split(' ')).output()?;
+        ensure!(
+            output.status.success(),
+            "{}: ip {line}: {}",
+            self.name,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.ip(&format!("link del {}", self.name));
+        let _ = self.ip(&format!("netns del {}", self.name));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_is_cut_off_is_fenced_and_stays_so() -> Result<()> {
+    if Ceph::shared("cut")?.is_none() || !e2e::has_program("cut", "ip") {
+        return Ok(());
+    }
+    let network = match Network::new() {
+        Ok(network) => network,
+        Err(error) => {
+            e2e::skip("cut", &format!("no network of its own: {error:#}"));
+            return Ok(());
+        }
+    };
+    let ceph = Ceph::start_at(1, &network.address)?;
+    let scratch = e2e::scratch::Scratch::new()?;
+    let volumectl = |args: &[&str]| -> Result<(i32, String)> {
+        let output = Command::new(e2e::drivers::binary("volumectl")?)
+            .args(args)
+            .env("CEPH_CONF", ceph.conf())
+            .env("KUBECONFIG", "/nonexistent")
+            .output()?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned()))
+    };
+    let (code, text) = volumectl(&["volume", "create", "rbd/cut", "--size", "64Mi"])?;
+    ensure!(code == 0, "{text}");
+    let mut inside = Command::new("nsenter");
+    inside.arg(format!("--net=/run/netns/{}", network.name));
+    inside.arg(storage_daemon().unwrap_or_else(|| "qemu-storage-daemon".into()));
+    let owner = Client::start(inside, &ceph, scratch.path(), "image=cut")?;
+    owner.write(b"before the cut")?;
+    network.ip(&format!("link set {} down", network.name))?;
+    let (code, text) = volumectl(&["lock", "recover", "rbd/cut", "--yes"])?;
+    ensure!(code == 3 && text.contains("lives"), "nobody can know yet: {code}: {text}");
+    let mut tries = 0;
+    while !volumectl(&["lock", "ls", "--image", "rbd/cut"])?.1.contains("watch is gone") {
+        ensure!(tries < 60, "its watch does not time out");
+        tries += 1;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let (code, text) = volumectl(&["lock", "recover", "rbd/cut", "--yes"])?;
+    ensure!(code == 0, "{code}: {text}");
+    network.ip(&format!("link set {} up", network.name))?;
+    let late = owner.write(b"after the cut");
+    ensure!(late.is_err(), "a fenced client writes no more, back on the network or not");
+    drop(owner);
+    let (code, text) = volumectl(&["volume", "rm", "rbd/cut", "--yes"])?;
+    ensure!(code == 0, "{code}: {text}");
+    Ok(())
 }
