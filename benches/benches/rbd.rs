@@ -16,6 +16,8 @@ use provisioners::rbd::{Bare, Place, RbdCluster, RbdConfig};
 const SIZE: i64 = 1 << 30;
 /// Images a round.
 const COUNT: usize = 200;
+/// Volumes of the listing.
+const LISTED: usize = 10_000;
 /// layering, exclusive-lock, object-map, fast-diff, deep-flatten: what the driver's images have, too.
 const FEATURES: u64 = 61;
 
@@ -50,7 +52,38 @@ async fn measure(ceph: &Ceph, lines: &mut Vec<Line>) -> Result<()> {
         pair(&clients, &bare, &watch, at_once, lines).await?;
     }
     clones(&clients, lines).await?;
-    memory(lines, "resident memory after that load")
+    memory(lines, "resident memory after that load")?;
+    listing(&clients, lines).await?;
+    memory(lines, "resident memory after listing 10,000 volumes")
+}
+
+/// Ten thousand volumes, listed in pages of a thousand.
+async fn listing(clients: &Clients, lines: &mut Vec<Line>) -> Result<()> {
+    let make = async |from: usize| {
+        for i in (from..LISTED).step_by(32) {
+            let request = ask::create(&pvc(&format!("listed-{}", 100_000 + i)), SIZE, ask::mount("ext4"));
+            clients.controller.clone().create_volume(request).await?;
+        }
+        Ok::<_, tonic::Status>(())
+    };
+    for made in join_all((0..32).map(make).collect()).await {
+        made?;
+    }
+    let (begun, mut count, mut token) = (Instant::now(), 0, String::new());
+    loop {
+        let request = pb::ListVolumesRequest { max_entries: 1000, starting_token: token };
+        let page = clients.controller.clone().list_volumes(request).await?.into_inner();
+        count += page.entries.len();
+        token = page.next_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    anyhow::ensure!(count >= LISTED, "{count} listed");
+    let (what, measured) =
+        ("10,000 volumes listed in pages of 1,000".to_owned(), begun.elapsed().as_secs_f64());
+    lines.push(Line { what, measured, baseline: None, unit: "s", target: "bounded memory" });
+    Ok(())
 }
 
 fn connect(ceph: &Ceph, namespace: &str) -> Result<Bare> {
