@@ -4,6 +4,8 @@
 //! backend of the crate `provisioners` or by the node's kernel (`host`), and answered; errors become gRPC codes in one
 //! place (`status`). Capabilities are read from the backend's traits (`capabilities`).
 
+#![forbid(unsafe_code)]
+
 mod blocks;
 mod capabilities;
 pub mod cli;

@@ -1,5 +1,7 @@
 //! The admin CLI: one module a noun.
 
+#![forbid(unsafe_code)]
+
 pub mod ceph;
 pub mod cli;
 pub mod client;
