@@ -215,7 +215,14 @@ impl Host {
         }
         ctx.stage("unmounting");
         mounts::unmount_all(ctx, &staging)?;
-        devices.iter().try_for_each(|device| self.detach(ctx, device))
+        devices.iter().try_for_each(|device| self.detach(ctx, device))?;
+        // An unstage that was interrupted has left no device, but perhaps what was behind it.
+        match access {
+            Some(Access::Rbd(image)) if self.device_of(&Access::Rbd(image.clone()))?.is_none() => {
+                self.rbd.release(ctx, image)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -188,6 +188,20 @@ impl Rbd {
         remove_dir(&mapping.dir)
     }
 
+    /// Takes away what is left of a mapping that has no device any more.
+    pub fn release(&self, ctx: &Ctx, image: &RbdImage) -> Result<()> {
+        let dir = self.dir(image);
+        match read_note(&dir)? {
+            None => Ok(()),
+            Some(note) => {
+                if note.mounter == RbdMounter::Fuse {
+                    fuse::unmap(ctx, &dir, None)?;
+                }
+                remove_dir(&dir)
+            }
+        }
+    }
+
     /// Has the device show the image's size.
     pub fn grow(&self, image: &RbdImage, size: Option<u64>) -> Result<()> {
         let Some(mapping) = self.find(image)? else { return Ok(()) };
