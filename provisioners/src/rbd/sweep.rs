@@ -53,7 +53,11 @@ impl Store {
         let listed = site.pool.trash_list().map_err(|e| site.fail("listing the trash", e))?;
         let mut queued = 0;
         for entry in listed.into_iter().filter(|entry| entry.by_user) {
-            let Some(header) = site.header(&entry.id)? else { continue };
+            let Some(header) = site.header(&entry.id)? else {
+                // A purge was interrupted after its last object: there is no image any more.
+                site.trash_forget(&entry.id).map_err(|e| site.fail("removing from the trash's list", e))?;
+                continue;
+            };
             if marked_by(&header, &self.config.owner) {
                 self.tasks.purge(site, &entry.id, header.size);
                 queued += 1;

@@ -43,6 +43,12 @@ impl Site {
         let removed = self.pool.write_calls("rbd_directory", &[("rbd", "dir_remove_image", remove)]);
         done_before(removed, Errno::NOENT)
     }
+
+    /// Strikes an image that is gone off the list of the trash.
+    pub(super) fn trash_forget(&self, id: &str) -> Result<(), Errno> {
+        let remove = Encoder::default().blob(id.as_bytes()).done();
+        done_before(self.pool.write_calls("rbd_trash", &[("rbd", "trash_remove", remove)]), Errno::NOENT)
+    }
 }
 
 /// A step that an interrupted call has done already is done.

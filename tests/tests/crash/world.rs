@@ -102,7 +102,7 @@ impl World {
         let begun = Instant::now();
         loop {
             match operations::call(self.clients().await?, operation, subject.clone()).await {
-                Err(status) if may_repeat(&status) && begun.elapsed() < Duration::from_secs(40) => {
+                Err(status) if may_repeat(&status) && begun.elapsed() < Duration::from_secs(100) => {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 other => return other.with_context(|| format!("{operation:?}")),
