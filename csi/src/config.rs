@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use provisioners::RbdMounter;
+use provisioners::nfs::OnDelete;
 use serde::{Deserialize, Serialize};
 
 /// The whole file. Keys are camelCase; an unknown one is refused.
@@ -47,6 +48,9 @@ pub struct Config {
     /// qemu-storage-daemon, where it is not in a usual directory: for volumes of type rbd with `mounter: fuse`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qemu_storage_daemon: Option<PathBuf>,
+    /// What is run for calls that can hang with an NFS server, with the argument `node-helper`. Default: this program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helper_program: Option<PathBuf>,
     /// The backends, each a CSI driver of its own.
     pub backends: Vec<BackendConfig>,
 }
@@ -84,7 +88,22 @@ pub struct BackendConfig {
     /// rbd: how many images are purged at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purge_workers: Option<usize>,
-    /// rbd: how long one call's work at the cluster may take, in seconds.
+    /// nfs: the shares.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<ShareConfig>,
+    /// nfs: whether a class may name a server and share that are not configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub any_share: Option<bool>,
+    /// nfs: what becomes of a deleted volume's directory where the class says nothing: `delete`, `retain` or `archive`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_delete: Option<OnDelete>,
+    /// nfs: how many connections copy or remove one directory tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree_workers: Option<usize>,
+    /// nfs: how often what was left half done is looked for, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep_seconds: Option<u64>,
+    /// rbd: how long one call's work at the cluster may take, in seconds. nfs: how long one call to a server may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call_timeout_seconds: Option<u64>,
     /// rbd: a clone deeper than this is flattened in the background.
@@ -125,6 +144,58 @@ pub struct ClusterConfig {
     pub rados_namespace: String,
 }
 
+/// One NFS share.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ShareConfig {
+    /// What handles and classes call it.
+    pub name: String,
+    /// The server's name or address.
+    pub server: String,
+    /// The exported path.
+    pub share: String,
+    /// The version of the protocol: `3`, `4.1` or `4.2`. Default: the newest that the server speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nfs_version: Option<String>,
+    /// NFS's port, where it is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The mount protocol's port (version 3), where the port mapper is not to be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_port: Option<u16>,
+    /// The user that the controller's calls are made as.
+    #[serde(default)]
+    pub uid: u32,
+    /// The group that the controller's calls are made as.
+    #[serde(default)]
+    pub gid: u32,
+    /// Whether the controller's calls come from a port below 1024, where it may have one.
+    #[serde(default = "default_true")]
+    pub privileged_port: bool,
+    /// Mount options of every volume.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mount_options: Vec<String>,
+    /// The share's content on this machine: nodes bind it instead of mounting the share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_path: Option<PathBuf>,
+    /// By what the controller gets at the share: `user`, `mount` or `local`.
+    #[serde(default)]
+    pub client: ShareClient,
+}
+
+/// By what the controller gets at a share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShareClient {
+    /// The client in this program.
+    #[default]
+    User,
+    /// mount(2), in a helper process.
+    Mount,
+    /// The share's content on this machine.
+    Local,
+}
+
 /// When a deleted image's space is freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -143,6 +214,8 @@ pub enum BackendType {
     Local,
     /// Images of Ceph clusters.
     Rbd,
+    /// Directories of NFS shares.
+    Nfs,
 }
 
 impl BackendType {
@@ -150,6 +223,7 @@ impl BackendType {
         match self {
             Self::Local => "local",
             Self::Rbd => "rbd",
+            Self::Nfs => "nfs",
         }
     }
 }
@@ -245,32 +319,43 @@ impl Config {
 
 /// What a backend's type requires, and the keys that only others have.
 fn check_type(backend: &BackendConfig) -> Result<(), (&'static str, String)> {
-    let local = [("roots", !backend.roots.is_empty()), ("reserve", backend.reserve.is_some())];
-    let rbd = [
-        ("clusters", !backend.clusters.is_empty()),
-        ("mounter", backend.mounter.is_some()),
-        ("purge", backend.purge.is_some()),
-        ("purgeWorkers", backend.purge_workers.is_some()),
-        ("callTimeoutSeconds", backend.call_timeout_seconds.is_some()),
-        ("softCloneDepth", backend.soft_clone_depth.is_some()),
-        ("hardCloneDepth", backend.hard_clone_depth.is_some()),
+    use BackendType::{Local, Nfs, Rbd};
+    let given: [(&'static str, bool, &[BackendType]); 15] = [
+        ("roots", !backend.roots.is_empty(), &[Local]),
+        ("reserve", backend.reserve.is_some(), &[Local]),
+        ("clusters", !backend.clusters.is_empty(), &[Rbd]),
+        ("mounter", backend.mounter.is_some(), &[Rbd]),
+        ("purge", backend.purge.is_some(), &[Rbd]),
+        ("purgeWorkers", backend.purge_workers.is_some(), &[Rbd]),
+        ("softCloneDepth", backend.soft_clone_depth.is_some(), &[Rbd]),
+        ("hardCloneDepth", backend.hard_clone_depth.is_some(), &[Rbd]),
+        ("callTimeoutSeconds", backend.call_timeout_seconds.is_some(), &[Rbd, Nfs]),
+        ("shares", !backend.shares.is_empty(), &[Nfs]),
+        ("anyShare", backend.any_share.is_some(), &[Nfs]),
+        ("onDelete", backend.on_delete.is_some(), &[Nfs]),
+        ("treeWorkers", backend.tree_workers.is_some(), &[Nfs]),
+        ("sweepSeconds", backend.sweep_seconds.is_some(), &[Nfs]),
+        ("attach", !backend.attach, &[Local, Rbd]),
     ];
-    let (foreign, owner, (required, example)) = match backend.r#type {
-        BackendType::Local => (
-            &rbd[..],
-            "rbd",
-            (local[0], "is required for type local, such as {default: /var/lib/volumectl/volumes}"),
-        ),
-        BackendType::Rbd => (
-            &local[..],
-            "local",
-            (rbd[0], "is required for type rbd, such as [{clusterID: ceph, monitors: [10.0.0.1:6789]}]"),
-        ),
-    };
-    if let Some((key, _)) = foreign.iter().find(|(_, given)| *given) {
-        return Err((key, format!("only a backend of type {owner} has it; remove it")));
+    let foreign = given.iter().find(|(_, given, owners)| *given && !owners.contains(&backend.r#type));
+    if let Some((key, _, owners)) = foreign {
+        let owners: Vec<_> = owners.iter().map(|owner| owner.name()).collect();
+        return Err((key, format!("only a backend of type {} has it; remove it", owners.join(" or "))));
     }
-    if required.1 { Ok(()) } else { Err((required.0, example.into())) }
+    let missing = match backend.r#type {
+        Local if backend.roots.is_empty() => {
+            ("roots", "is required for type local, such as {default: /var/lib/volumectl/volumes}")
+        }
+        Rbd if backend.clusters.is_empty() => {
+            ("clusters", "is required for type rbd, such as [{clusterID: ceph, monitors: [10.0.0.1:6789]}]")
+        }
+        Nfs if backend.shares.is_empty() && backend.any_share != Some(true) => (
+            "shares",
+            "is required for type nfs, such as [{name: main, server: 10.0.0.5, share: /srv/nfs}]; or set anyShare: true",
+        ),
+        _ => return Ok(()),
+    };
+    Err((missing.0, missing.1.into()))
 }
 
 /// CSI GetPluginInfo: domain name notation, at most 63 characters.
@@ -354,6 +439,10 @@ fn default_concurrency() -> usize {
 }
 
 fn default_attach() -> bool {
+    true
+}
+
+fn default_true() -> bool {
     true
 }
 

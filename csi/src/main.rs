@@ -10,13 +10,17 @@ use csi_driver::config::Config;
 use csi_driver::driver::Service;
 use csi_driver::metrics::Metrics;
 use csi_driver::server::Server;
-use csi_driver::{registry, table, telemetry};
+use csi_driver::{host, registry, table, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The command line or the configuration is wrong (EX_USAGE of sysexits(3)).
 const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(code) = host::run_helper(&arguments) {
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
     let cli = Cli::parse();
     if let Err(problem) = telemetry::init(cli.log_format, &cli.log) {
         return usage(&problem);

@@ -1,12 +1,13 @@
 //! From the configuration to backends and drivers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use provisioners::{Backend, NodeId, Nodes, RbdMounter, local, rbd};
+use provisioners::{Backend, Error, NodeId, Nodes, RbdMounter, local, nfs, rbd};
 
 use crate::cli::Mode;
-use crate::config::{BackendConfig, BackendType, ClusterConfig, Config, PurgeWhen};
+use crate::config::{BackendConfig, BackendType, ClusterConfig, Config, PurgeWhen, ShareClient, ShareConfig};
 use crate::driver::{Driver, Service};
 use crate::flight::Flights;
 use crate::health::Health;
@@ -20,6 +21,7 @@ pub fn drivers(config: &Config, mode: Mode, metrics: &Metrics) -> Result<Vec<Ser
         command_timeout: Duration::from_secs(config.command_timeout_seconds),
         state_dir: config.state_dir.clone(),
         qemu_storage_daemon: config.qemu_storage_daemon.clone(),
+        helper: helper(config),
     });
     if mode.node() {
         recover("the node", || host.recover());
@@ -27,6 +29,12 @@ pub fn drivers(config: &Config, mode: Mode, metrics: &Metrics) -> Result<Vec<Ser
     let build =
         |(i, entry)| driver(config, entry, mode, &host, metrics).map_err(|e| format!("backends[{i}]: {e}"));
     config.backends.iter().enumerate().map(build).collect()
+}
+
+/// What is run as the helper for NFS.
+fn helper(config: &Config) -> PathBuf {
+    let own = || std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+    config.helper_program.clone().unwrap_or_else(own)
 }
 
 fn driver(
@@ -74,7 +82,61 @@ fn backend(config: &Config, entry: &BackendConfig, mode: Mode, host: &Host) -> p
             }
             Ok(backend.backend())
         }
+        BackendType::Nfs => {
+            let backend =
+                Arc::new(nfs::Nfs::new(nfs_config(config, entry, mode)?, Some(host.nfs_sessions()))?);
+            if mode.controller() {
+                backend.sweep_in_background();
+            }
+            Ok(backend.backend())
+        }
     }
+}
+
+fn nfs_config(config: &Config, entry: &BackendConfig, mode: Mode) -> provisioners::Result<nfs::NfsConfig> {
+    let default = nfs::NfsConfig::default();
+    let default_size = entry.default_size.as_deref().map(provisioners::parse_size).transpose()?;
+    let shares = entry.shares.iter().enumerate().map(|(i, it)| nfs_share(i, it));
+    Ok(nfs::NfsConfig {
+        shares: shares.collect::<provisioners::Result<_>>()?,
+        any_share: entry.any_share.unwrap_or(false),
+        owner: config.cluster_id.clone(),
+        default_size: default_size.unwrap_or(default.default_size),
+        on_delete: entry.on_delete.unwrap_or_default(),
+        call_timeout: entry.call_timeout_seconds.map_or(default.call_timeout, Duration::from_secs),
+        tree_workers: entry.tree_workers.unwrap_or(default.tree_workers),
+        controller: mode.controller(),
+        sweep: entry.sweep_seconds.map_or(default.sweep, |seconds| Duration::from_secs(seconds.max(1))),
+    })
+}
+
+fn nfs_share(i: usize, it: &ShareConfig) -> provisioners::Result<nfs::NfsShare> {
+    let version = |text: &String| {
+        nfs::Version::parse(text).ok_or_else(|| {
+            Error::invalid(
+                format!("shares[{i}].nfsVersion"),
+                format!("{text:?}: write \"3\", \"4.1\" or \"4.2\""),
+            )
+        })
+    };
+    Ok(nfs::NfsShare {
+        name: it.name.clone(),
+        server: it.server.clone(),
+        path: it.share.clone(),
+        version: it.nfs_version.as_ref().map(version).transpose()?,
+        port: it.port,
+        mount_port: it.mount_port,
+        uid: it.uid,
+        gid: it.gid,
+        any_port: !it.privileged_port,
+        mount_options: it.mount_options.clone(),
+        local: it.local_path.clone(),
+        client: match it.client {
+            ShareClient::User => nfs::NfsClient::User,
+            ShareClient::Mount => nfs::NfsClient::Mount,
+            ShareClient::Local => nfs::NfsClient::Local,
+        },
+    })
 }
 
 /// The rbd backend's settings from the driver's.
@@ -142,7 +204,8 @@ fn recover(what: &str, work: impl FnOnce() -> provisioners::Result<Vec<String>>)
 /// One backend of each type with an example configuration, for documentation: nothing is contacted.
 pub fn examples() -> Vec<Backend> {
     let text = "nodeId: example\nbackends:\n- type: local\n  roots: {default: /var/lib/volumectl/volumes}\n\
-                - type: rbd\n  clusters: [{clusterID: ceph, monitors: [10.0.0.1:6789]}]\n";
+                - type: rbd\n  clusters: [{clusterID: ceph, monitors: [10.0.0.1:6789]}]\n\
+                - type: nfs\n  shares: [{name: main, server: 10.0.0.5, share: /srv/nfs}]\n";
     let Ok(config) = Config::parse(text) else {
         return Vec::new();
     };

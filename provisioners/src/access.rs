@@ -20,6 +20,23 @@ pub enum Access {
     },
     /// An image of a Ceph cluster.
     Rbd(Box<RbdImage>),
+    /// A directory of an NFS share.
+    Nfs(Box<NfsMount>),
+}
+
+/// A directory of an NFS share. Of a volume that is only looked for on this node, nothing is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NfsMount {
+    /// The server's name or address.
+    pub server: String,
+    /// The exported path.
+    pub share: String,
+    /// The directory below it; empty: the share itself.
+    pub dir: String,
+    /// Mount options of the driver's configuration and the class.
+    pub options: Vec<String>,
+    /// The share's content on this machine, which is bound instead of mounted.
+    pub local: Option<PathBuf>,
 }
 
 /// An image of a Ceph cluster, and how to map it. Of a volume that is only looked for on this node, no more than the

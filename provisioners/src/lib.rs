@@ -12,6 +12,7 @@ mod error;
 mod filesystem;
 pub mod local;
 mod naming;
+pub mod nfs;
 mod parameters;
 pub mod rbd;
 mod record;
@@ -19,7 +20,7 @@ mod size;
 mod traits;
 mod types;
 
-pub use access::{Access, NodeVolume, RbdImage, RbdMounter, SecretText};
+pub use access::{Access, NfsMount, NodeVolume, RbdImage, RbdMounter, SecretText};
 pub use backend::{Backend, Feature};
 pub use context::{Ctx, Observer};
 pub use error::{Error, Result};

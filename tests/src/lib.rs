@@ -7,6 +7,7 @@ pub mod contract;
 pub mod drivers;
 pub mod fuzzing;
 pub mod kubernetes;
+pub mod nfs;
 pub mod requests;
 pub mod scratch;
 

@@ -36,7 +36,7 @@ impl Host {
     /// The device of a volume, if it is attached to this node. A directory has none.
     pub(super) fn device_of(&self, access: &Access) -> Result<Option<PathBuf>> {
         match access {
-            Access::Directory { .. } => Ok(None),
+            Access::Directory { .. } | Access::Nfs(_) => Ok(None),
             Access::LoopFile { path } => loopdev::find(path),
             Access::Rbd(image) => Ok(self.rbd.find(image)?.map(|mapping| mapping.device)),
         }
@@ -46,7 +46,7 @@ impl Host {
     pub(super) fn attach(&self, ctx: &Ctx, r: &AttachRequest<'_>) -> Result<Attached> {
         ctx.stage("attaching");
         match r.access {
-            Access::Directory { .. } => {
+            Access::Directory { .. } | Access::Nfs(_) => {
                 let problem = format!("volume {} is a directory and cannot be a block device", r.id);
                 Err(Error::invalid("volume_capability", problem))
             }

@@ -11,6 +11,7 @@ mod local;
 mod loopdev;
 pub mod mountinfo;
 mod mounts;
+mod nfs;
 mod ownership;
 mod paths;
 mod probe;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use provisioners::{Access, Ctx, Error, Result};
 
+pub use nfs::run_helper;
 pub use publish::PublishRequest;
 pub use stage::StageRequest;
 pub use stats::{Usage, VolumeStats};
@@ -41,6 +43,8 @@ pub struct HostOptions {
     pub state_dir: PathBuf,
     /// qemu-storage-daemon, where it is not among the node's programs.
     pub qemu_storage_daemon: Option<PathBuf>,
+    /// What is run as the helper for NFS: `csi-driver`.
+    pub helper: PathBuf,
 }
 
 impl Default for HostOptions {
@@ -50,6 +54,7 @@ impl Default for HostOptions {
             command_timeout: Duration::from_secs(120),
             state_dir: "/var/lib/volumectl".into(),
             qemu_storage_daemon: None,
+            helper: "/proc/self/exe".into(),
         }
     }
 }
@@ -70,15 +75,18 @@ pub struct Host {
     tools: runner::Tools,
     paths: paths::Paths,
     rbd: rbd::Rbd,
+    nfs: nfs::Nfs,
     state: PathBuf,
 }
 
 impl Host {
     /// Looks up the programs; starts none and changes nothing.
     pub fn new(options: HostOptions) -> Self {
+        let paths = paths::Paths::new(&options.kubelet_dir);
         Self {
             tools: runner::Tools::find(options.command_timeout),
-            paths: paths::Paths::new(&options.kubelet_dir),
+            nfs: nfs::Nfs::new(paths.kubelet(), options.helper),
+            paths,
             rbd: rbd::Rbd::new(&options.state_dir, Path::new("/sys/bus/rbd"), options.qemu_storage_daemon),
             state: options.state_dir,
         }
@@ -102,7 +110,7 @@ impl Host {
     /// mounted at `path` (the staging path or a target). Returns the device's size in bytes; `None`: a directory.
     pub fn expand(&self, ctx: &Ctx, access: &Access, size: Option<u64>, path: &Path) -> Result<Option<u64>> {
         let path = self.paths.resolve("volume_path", path)?;
-        if let Access::Directory { .. } = access {
+        if let Access::Directory { .. } | Access::Nfs(_) = access {
             return Ok(None);
         }
         let device = self.device_of(access)?.ok_or_else(|| {
@@ -135,7 +143,16 @@ impl Host {
 
     /// The statistics of what is published at `path`.
     pub fn stats(&self, path: &Path) -> Result<VolumeStats> {
-        stats::stats(&self.paths.resolve("volume_path", path)?)
+        let path = self.paths.resolve("volume_path", path)?;
+        match mounts::on(&path)?.last() {
+            Some(mount) if self.nfs.owns(mount)? => self.nfs.stats(&path),
+            _ => stats::stats(&path),
+        }
+    }
+
+    /// Starts helpers for a controller whose calls go through a mounted share.
+    pub fn nfs_sessions(&self) -> std::sync::Arc<dyn provisioners::nfs::Mounted> {
+        self.nfs.sessions()
     }
 
     /// Clears up after a predecessor that was killed: thaws what it left frozen, detaches loop devices whose backing

@@ -105,7 +105,8 @@ pub fn unmount_all(ctx: &Ctx, path: &Path) -> Result<()> {
     Err(busy(path))
 }
 
-fn busy(path: &Path) -> Error {
+/// What an unmount is refused with: who works there.
+pub fn busy(path: &Path) -> Error {
     let holders = open_below(path, 3);
     let who = if holders.is_empty() { "a process or another mount".to_owned() } else { holders.join(", ") };
     Error::Refused(format!("{} is busy: used by {who}; stop it and repeat the call", path.display()))

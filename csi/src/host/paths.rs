@@ -7,8 +7,11 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use provisioners::{Error, Result};
+
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
+
+use super::mounts;
 
 /// Checks and makes targets. Kubelet's own directory may be (or be reached by) a symbolic link: it is resolved once.
 #[derive(Debug, Clone)]
@@ -42,6 +45,11 @@ impl Paths {
         Self { kubelet: kubelet.to_owned(), real }
     }
 
+    /// Kubelet's directory without symbolic links.
+    pub fn kubelet(&self) -> &Path {
+        &self.real
+    }
+
     /// The path without symbolic links. One on the way: [`Error::Invalid`] that names it. What does not exist yet is
     /// no obstacle.
     pub fn resolve(&self, field: &str, path: &Path) -> Result<PathBuf> {
@@ -58,13 +66,17 @@ impl Paths {
             Ok(rest) => self.real.join(rest),
             Err(_) => path.components().collect(),
         };
+        // What is mounted there is no link, and looking at it could hang with its server.
+        let mounted = !mounts::on(&path)?.is_empty();
+        let looked = if mounted { path.parent().unwrap_or(&path) } else { &path };
         let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        if openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).err() == Some(Errno::NOTDIR) {
+        if openat2(CWD, looked, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).err() == Some(Errno::NOTDIR)
+        {
             let problem = format!("{}: something on the way is not a directory", path.display());
             return Err(Error::invalid(field, problem));
         }
         // The walk names the link that the kernel found, and does the kernel's work where openat2(2) is missing.
-        refuse_links(field, &path)?;
+        refuse_links(field, looked)?;
         Ok(path)
     }
 }

@@ -53,11 +53,11 @@ impl Host {
         let others: Vec<_> = others.filter(|t| !is_source(r.access, t)).collect();
         one_pod_only(r, &others)?;
         paths::make("target_path", target, Kind::Directory)?;
-        self.bind(staging, target, r.read_only)
+        self.bind(r.access, staging, target, r.read_only)
     }
 
     fn publish_block(&self, ctx: &Ctx, r: &PublishRequest<'_>, target: &Path) -> Result<()> {
-        if let Access::Directory { .. } = r.access {
+        if let Access::Directory { .. } | Access::Nfs(_) = r.access {
             let problem = format!("volume {} is a directory and cannot be a block device", r.id);
             return Err(Error::invalid("volume_capability", problem));
         }
@@ -78,7 +78,7 @@ impl Host {
             self.set_read_only(ctx, r, &device, &others)?;
         }
         paths::make("target_path", target, Kind::File)?;
-        self.bind(&device, target, r.read_only)
+        self.bind(r.access, &device, target, r.read_only)
     }
 
     /// A bind mount of a device's node does not keep writers off the device, so the device itself is made read only;
@@ -104,12 +104,16 @@ impl Host {
 
     /// Binds, and remembers on disk that a read-only bind is under way: the kernel makes it in two steps, and a crash
     /// between them must not leave a target that can be written.
-    fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<()> {
+    fn bind(&self, access: &Access, source: &Path, target: &Path, read_only: bool) -> Result<()> {
+        let bind = |read_only| match access {
+            Access::Nfs(_) => self.nfs.publish(source, target, read_only),
+            _ => mounts::bind(source, target, read_only),
+        };
         if !read_only {
-            return mounts::bind(source, target, false);
+            return bind(false);
         }
         let marker = self.begin_read_only(target)?;
-        mounts::bind(source, target, true)?;
+        bind(true)?;
         fs::remove_file(&marker).map_err(|e| Error::io(format!("removing {}", marker.display()), e))
     }
 
@@ -141,7 +145,10 @@ impl Host {
     pub fn unpublish(&self, ctx: &Ctx, target: &Path) -> Result<()> {
         let target = self.paths.resolve("target_path", target)?;
         ctx.stage("unmounting");
-        mounts::unmount_all(ctx, &target)?;
+        match mounts::on(&target)?.last() {
+            Some(mount) if self.nfs.owns(mount)? => self.nfs.unmount(ctx, &target)?,
+            _ => mounts::unmount_all(ctx, &target)?,
+        }
         let _ = fs::remove_file(self.marker(&target));
         paths::remove_target(&target)
     }

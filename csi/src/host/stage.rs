@@ -50,6 +50,17 @@ impl Host {
                 Self::stage_directory(path, &staging, read_only)?;
                 give(ctx, &staging, *group, read_only)
             }
+            (Access::Nfs(_), AccessType::Block) => {
+                let problem = format!("volume {} is a directory and cannot be a block device", r.id);
+                Err(Error::invalid("volume_capability", problem))
+            }
+            (Access::Nfs(volume), AccessType::Mount { flags, group, .. }) => {
+                self.nfs.stage(ctx, r.id, volume, flags, &staging, read_only)?;
+                match group {
+                    Some(gid) if !read_only => self.nfs.give(ctx, &staging, *gid),
+                    _ => Ok(()),
+                }
+            }
             (_, AccessType::Block) => self.stage_block(ctx, r, log, read_only),
             (_, AccessType::Mount { fs_type, flags, group }) => {
                 let fs = format::desired(fs_type, r.volume.fs_type.as_deref())?;
@@ -203,6 +214,9 @@ impl Host {
     /// how the backend says to get at the volume; without it the mount tells the device.
     pub fn unstage(&self, ctx: &Ctx, access: Option<&Access>, staging: &Path) -> Result<()> {
         let staging = self.paths.resolve("staging_target_path", staging)?;
+        if let Some(Access::Nfs(_)) = access {
+            return self.nfs.unstage(ctx, &staging);
+        }
         let mut devices: Vec<PathBuf> =
             mounts::on(&staging)?.into_iter().filter_map(|m| device::shown_by(&m)).collect();
         if let Some(access) = access {
@@ -234,7 +248,7 @@ fn give(ctx: &Ctx, staging: &Path, group: Option<u32>, read_only: bool) -> Resul
 }
 
 /// A staging path that has a mount already: the right one is success, another is ALREADY_EXISTS.
-fn accept(mount: &Mount<'_>, same: bool, read_only: bool, staging: &Path) -> Result<()> {
+pub(super) fn accept(mount: &Mount<'_>, same: bool, read_only: bool, staging: &Path) -> Result<()> {
     let wanted = if read_only { "read-only" } else { "read-write" };
     if !same {
         let source = mount.source.to_string_lossy();

@@ -1,0 +1,280 @@
+//! Directories of NFS shares: each share is mounted once for each set of options, and its directories are bound.
+//!
+//! Whatever can hang with a dead server - mounting, binding, statistics, unmounting - is done by a helper process that is
+//! killed at a deadline. How often a mount is used is read from the mount table, so that it survives this process.
+
+mod child;
+mod helper;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use provisioners::{Condition, Ctx, Error, NfsMount, Result};
+use rustix::fs::FlockOperation;
+use sha2::{Digest as _, Sha256};
+
+use super::mountinfo::Mount;
+use super::stats::{Usage, VolumeStats};
+use super::{mounts, paths};
+pub use child::run as run_helper;
+use child::{Numbers, Task, Trouble};
+use helper::Helper;
+
+/// How long statistics are good.
+const FRESH: Duration = Duration::from_secs(20);
+/// How many statistics are kept.
+const KEPT: usize = 4096;
+/// How long each rung of the unmount ladder may take.
+const RUNG: Duration = Duration::from_secs(5);
+
+/// The shares that are mounted on this node.
+#[derive(Debug, Clone)]
+pub struct Nfs {
+    /// Where shares are mounted: `<kubelet directory>/plugins/volumectl.io/nfs`.
+    home: PathBuf,
+    helper: Helper,
+    stats: Arc<Mutex<HashMap<PathBuf, (Instant, VolumeStats)>>>,
+}
+
+impl Nfs {
+    /// `kubelet` without symbolic links; `program` runs as the helper, with the argument `node-helper`.
+    pub fn new(kubelet: &Path, program: PathBuf) -> Self {
+        let home = kubelet.join("plugins/volumectl.io/nfs");
+        Self { home, helper: Helper::new(program), stats: Arc::default() }
+    }
+
+    /// Starts helpers that do a controller's calls in a mounted share.
+    pub fn sessions(&self) -> Arc<dyn provisioners::nfs::Mounted> {
+        Arc::new(self.helper.clone())
+    }
+
+    /// Where a share is mounted for a set of options.
+    fn base(&self, volume: &NfsMount, flags: &[String]) -> PathBuf {
+        let all: BTreeSet<&str> = split(&volume.options).chain(split(flags)).collect();
+        let all: Vec<&str> = [volume.server.as_str(), &volume.share].into_iter().chain(all).collect();
+        let digest = Sha256::digest(all.join("\n").as_bytes());
+        self.home.join(digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+
+    /// The mounts of shares.
+    fn bases(&self) -> Result<Vec<Mount<'static>>> {
+        mounts::select(|m| m.target.parent() == Some(&self.home))
+    }
+
+    /// Whether a mount shows a share or a directory of one that is mounted here.
+    pub fn owns(&self, mount: &Mount<'_>) -> Result<bool> {
+        if mount.fs_type.starts_with("nfs") {
+            return Ok(true);
+        }
+        Ok(self.bases()?.iter().any(|base| is_of(mount, base)))
+    }
+
+    /// Makes a volume's directory appear at the staging path.
+    pub fn stage(
+        &self,
+        ctx: &Ctx,
+        id: &str,
+        volume: &NfsMount,
+        flags: &[String],
+        staging: &Path,
+        read_only: bool,
+    ) -> Result<()> {
+        paths::make("staging_target_path", staging, paths::Kind::Directory)?;
+        mounts::parse_options(flags)?;
+        let base = self.base(volume, flags);
+        self.make_home(&base)?;
+        let _one = lock(&self.home)?;
+        ctx.stage("mounting the share");
+        let mounted = self.mount_base(volume, flags, &base)?;
+        if let Some(mount) = mounts::on(staging)?.pop() {
+            let same = mount.device == mounted.device && mount.root == join(&mounted.root, &volume.dir);
+            if same && self.is_alive(staging)? {
+                return super::stage::accept(&mount, true, read_only, staging);
+            }
+            if !same && self.is_alive(staging)? {
+                return super::stage::accept(&mount, false, read_only, staging);
+            }
+            // A stale handle: what was mounted is not there any more.
+            tracing::warn!(volume = id, staging = %staging.display(), "a stale mount is replaced");
+            self.unmount(ctx, staging)?;
+        }
+        ctx.stage("binding the directory");
+        let bound = self.bind(&base, &volume.dir, staging, read_only);
+        if bound.is_err() {
+            let _ = self.release(ctx);
+        }
+        bound.map_err(|error| match error {
+            Error::NotFound(_) => Error::NotFound(format!(
+                "volume {id}: {}:{} has no directory {}",
+                volume.server, volume.share, volume.dir
+            )),
+            other => other,
+        })
+    }
+
+    fn make_home(&self, base: &Path) -> Result<()> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(base);
+        made.map_err(|e| Error::io(format!("making {}", base.display()), e))
+    }
+
+    /// The share's mount, made when it is missing, and made anew when it is stale.
+    fn mount_base(&self, volume: &NfsMount, flags: &[String], base: &Path) -> Result<Mount<'static>> {
+        if let Some(mount) = mounts::on(base)?.pop() {
+            if self.is_alive(base)? {
+                return Ok(mount);
+            }
+            tracing::warn!(share = %volume.share, server = %volume.server, "a stale mount of the share is replaced");
+            self.helper.ladder(base)?;
+        }
+        let (server, share) = (volume.server.clone(), volume.share.clone());
+        let options = volume.options.iter().chain(flags).cloned().collect();
+        let target = base.to_owned();
+        let mounted = match &volume.local {
+            Some(source) => self.helper.run(&Task::Bind {
+                base: source.clone(),
+                dir: String::new(),
+                target,
+                read_only: false,
+            }),
+            None => self.helper.run(&Task::Mount { server, share, target, options }),
+        };
+        mounted.map_err(|trouble| trouble.told(&format!("mounting {}:{}", volume.server, volume.share)))?;
+        let mount = mounts::on(base)?.pop();
+        mount.ok_or_else(|| {
+            Error::Internal(format!("{} is not mounted after the kernel said so", base.display()))
+        })
+    }
+
+    /// Whether what is mounted on a path is not stale. A server that does not answer: an error.
+    fn is_alive(&self, path: &Path) -> Result<bool> {
+        match self.helper.run(&Task::Look { path: path.to_owned() }) {
+            Ok(_) => Ok(true),
+            Err(Trouble::Errno(errno)) if is_stale(errno) => Ok(false),
+            Err(trouble) => Err(trouble.told(&format!("looking at {}", path.display()))),
+        }
+    }
+
+    fn bind(&self, base: &Path, dir: &str, target: &Path, read_only: bool) -> Result<()> {
+        let task =
+            Task::Bind { base: base.to_owned(), dir: dir.to_owned(), target: target.to_owned(), read_only };
+        let bound = self.helper.run(&task).map(drop);
+        bound.map_err(|trouble| {
+            trouble.told(&format!("binding {} on {}", base.join(dir).display(), target.display()))
+        })
+    }
+
+    /// Makes a staged directory appear at a target.
+    pub fn publish(&self, staging: &Path, target: &Path, read_only: bool) -> Result<()> {
+        self.bind(staging, "", target, read_only)
+    }
+
+    /// Gives the files of a staged volume to a group.
+    pub fn give(&self, ctx: &Ctx, staging: &Path, gid: u32) -> Result<()> {
+        ctx.stage(format!("giving the files to group {gid}"));
+        let task = Task::Give { path: staging.to_owned(), gid };
+        let given = self.helper.run_for(&task, Duration::from_secs(600)).map(drop);
+        given.map_err(|trouble| trouble.told(&format!("giving {} to group {gid}", staging.display())))
+    }
+
+    /// Unmounts everything on a path: plainly, else by force, else lazily.
+    pub fn unmount(&self, ctx: &Ctx, path: &Path) -> Result<()> {
+        ctx.stage("unmounting");
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+        while !mounts::on(path)?.is_empty() {
+            ctx.check()?;
+            self.helper.ladder(path)?;
+        }
+        Ok(())
+    }
+
+    /// Takes down a staging path, and the share's mount when nothing else uses it.
+    pub fn unstage(&self, ctx: &Ctx, staging: &Path) -> Result<()> {
+        self.unmount(ctx, staging)?;
+        if !self.home.is_dir() {
+            return Ok(());
+        }
+        let _one = lock(&self.home)?;
+        self.release(ctx)
+    }
+
+    /// Unmounts shares that no directory is bound of.
+    fn release(&self, ctx: &Ctx) -> Result<()> {
+        for base in self.bases()? {
+            let used = mounts::select(|m| is_of(m, &base) && m.target.parent() != Some(&self.home))?;
+            if used.is_empty() {
+                self.unmount(ctx, &base.target)?;
+                let _ = fs::remove_dir(&base.target);
+            }
+        }
+        Ok(())
+    }
+
+    /// The statistics of a published volume.
+    pub fn stats(&self, path: &Path) -> Result<VolumeStats> {
+        let known = self.stats.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
+        if let Some((_, stats)) = known.filter(|(at, _)| at.elapsed() < FRESH) {
+            return Ok(stats);
+        }
+        let stats = match self.helper.run(&Task::Look { path: path.to_owned() }) {
+            Ok(numbers) => shown(&numbers),
+            Err(Trouble::Errno(errno)) if is_stale(errno) => abnormal(
+                "stale file handle: the server has removed the directory or exports it anew; it is mounted anew when the pod is started again",
+            ),
+            Err(Trouble::Slow(limit)) => abnormal(&format!(
+                "the NFS server has not answered for {} s; see whether it runs and can be reached",
+                limit.as_secs()
+            )),
+            Err(trouble) => return Err(trouble.told(&format!("statistics of {}", path.display()))),
+        };
+        let mut kept = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= KEPT {
+            kept.clear();
+        }
+        kept.insert(path.to_owned(), (Instant::now(), stats.clone()));
+        Ok(stats)
+    }
+}
+
+fn split(options: &[String]) -> impl Iterator<Item = &str> {
+    options.iter().flat_map(|some| some.split(',')).filter(|option| !option.is_empty())
+}
+
+/// Whether a mount shows what a share's mount shows, or a part of it.
+fn is_of(mount: &Mount<'_>, base: &Mount<'_>) -> bool {
+    mount.device == base.device && mount.root.starts_with(&base.root)
+}
+
+fn join(root: &Path, dir: &str) -> PathBuf {
+    if dir.is_empty() { root.to_owned() } else { root.join(dir) }
+}
+
+fn is_stale(errno: i32) -> bool {
+    errno == rustix::io::Errno::STALE.raw_os_error()
+}
+
+/// One at a time mounts and unmounts shares, of all processes.
+fn lock(dir: &Path) -> Result<fs::File> {
+    let doing = || format!("locking {}", dir.display());
+    let file = fs::File::open(dir).map_err(|e| Error::io(doing(), e))?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| Error::io(doing(), e))?;
+    Ok(file)
+}
+
+fn shown(numbers: &Numbers) -> VolumeStats {
+    let usage =
+        |total: u64, free: u64, available: u64| Usage { total, used: total.saturating_sub(free), available };
+    VolumeStats {
+        bytes: usage(numbers.total, numbers.free, numbers.available),
+        inodes: Some(usage(numbers.files, numbers.files_free, numbers.files_free)),
+        condition: Condition::healthy(),
+        block: false,
+    }
+}
+
+fn abnormal(text: &str) -> VolumeStats {
+    VolumeStats { bytes: Usage::default(), inodes: None, condition: Condition::abnormal(text), block: false }
+}

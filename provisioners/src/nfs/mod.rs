@@ -1,0 +1,177 @@
+//! The `nfs` backend: directories below one or more exports of NFS servers.
+//!
+//! ```text
+//! <share>/<dir>                      a volume: nothing of ours is in it
+//! <share>/.volumectl/
+//!   volumes/<key>.json               a volume's record
+//!   intents/<key>.json               the record of one that is being made
+//!   paths/<sha256 of dir>.json       the record again, where subDir made the directory's name
+//!   tmp/                             what is being made: published by one rename, so complete or absent
+//!   trash/                           what is being removed
+//!   snapshots/<key>/                 snapshot.json and data/, a full copy
+//!   retained/<key>.<number>.json     records of volumes that were deleted and kept
+//! ```
+//!
+//! The controller speaks NFS itself ([`client`]) and mounts nothing. Every change is one that the server does at once
+//! (mkdir, link, rename), so that it is durable when it is answered (RFC 1813, 4.8) and of two who try, one succeeds.
+
+use std::process::Child;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{
+    Backend, Capability, Creation, Ctx, Error, ParameterDoc, Provisioner, Result, StringMap, Volume,
+    VolumeId, VolumeSpec,
+};
+
+mod capacity;
+mod client;
+mod config;
+mod copytree;
+mod create;
+mod delete;
+mod errors;
+mod expand;
+mod handle;
+mod list;
+mod local;
+mod modify;
+mod node;
+mod params;
+mod plan;
+mod record;
+mod remote;
+mod removal;
+mod share;
+mod snapshot;
+mod store;
+mod sweep;
+mod traits;
+mod tree;
+mod usage;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::Version;
+pub use config::{NfsClient, NfsConfig, NfsShare};
+pub use params::OnDelete;
+pub use remote::serve;
+
+use plan::Plan;
+use store::Store;
+
+/// Starts helpers that have a share mounted, for `client: mount`. `csi/src/host/` implements it.
+pub trait Mounted: Send + Sync + 'static {
+    /// A process in a mount namespace of its own, in which the share is mounted: it runs [`serve`] on its standard input
+    /// and output, and is killed when it does not answer.
+    fn start(&self, share: &NfsShare) -> std::io::Result<Child>;
+}
+
+/// The NFS backend.
+pub struct Nfs {
+    store: Arc<Store>,
+}
+
+impl Nfs {
+    /// Checks the configuration; connects to no server. Something wrong: [`Error::Invalid`].
+    pub fn new(config: NfsConfig, mounted: Option<Arc<dyn Mounted>>) -> Result<Self> {
+        Ok(Self { store: Arc::new(Store::new(config, mounted)?) })
+    }
+
+    /// The backend with all its features.
+    pub fn backend(self: Arc<Self>) -> Backend {
+        Backend::new(self.clone())
+            .with_snapshots(self.clone())
+            .with_clones(self.clone())
+            .with_expansion(self.clone())
+            .with_listing(self.clone())
+            .with_capacity(self.clone())
+            .with_modify(self.clone())
+            .with_measures(self)
+    }
+
+    /// Goes on with what earlier processes left to do, now and every half minute.
+    pub fn sweep_in_background(&self) {
+        sweep::sweep_in_background(&self.store);
+    }
+
+    /// Runs work on a thread that may block. It goes on to its end when the caller goes away.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        blocking(self.store.clone(), work).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    store: Arc<Store>,
+    work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(move || work(&store)).await;
+    done.unwrap_or_else(|e| Err(Error::Internal(format!("the NFS backend's work ended early: {e}"))))
+}
+
+#[async_trait]
+impl Provisioner for Nfs {
+    fn kind(&self) -> &'static str {
+        "nfs"
+    }
+
+    fn parameters(&self) -> &'static [ParameterDoc] {
+        &params::DOCS
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.run(Store::check).await
+    }
+
+    fn supports(&self, capability: &Capability) -> Result<()> {
+        plan::supports(capability)
+    }
+
+    fn prepare(&self, spec: VolumeSpec) -> Result<Box<dyn Creation>> {
+        let plan = Plan::new(&self.store.config, spec)?;
+        Ok(Box::new(NfsCreation { store: self.store.clone(), plan }))
+    }
+
+    async fn delete(&self, ctx: &Ctx, id: &VolumeId) -> Result<()> {
+        let (ctx, id) = (ctx.clone(), id.clone());
+        self.run(move |store| store.delete(&ctx, &id)).await
+    }
+
+    async fn get(&self, id: &VolumeId) -> Result<Volume> {
+        let id = id.clone();
+        self.run(move |store| {
+            let found = store.volume(&id)?;
+            let condition = store.condition(&found);
+            store.show(&found, condition)
+        })
+        .await
+    }
+
+    async fn differs(&self, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>> {
+        let (id, parameters) = (id.clone(), parameters.clone());
+        self.run(move |store| plan::class_differs(&store.config, &store.volume(&id)?.record, &parameters))
+            .await
+    }
+}
+
+struct NfsCreation {
+    store: Arc<Store>,
+    plan: Plan,
+}
+
+#[async_trait]
+impl Creation for NfsCreation {
+    fn id(&self) -> &VolumeId {
+        &self.plan.id
+    }
+
+    async fn run(self: Box<Self>, ctx: &Ctx) -> Result<Volume> {
+        let (ctx, plan) = (ctx.clone(), self.plan);
+        blocking(self.store, move |store| store.create(&ctx, &plan)).await
+    }
+}

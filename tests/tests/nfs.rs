@@ -1,0 +1,4 @@
+//! The nfs backend on a real server (nfs-ganesha), in all versions of the protocol that it speaks.
+
+#[path = "nfs/contract.rs"]
+mod contract;
