@@ -29,6 +29,8 @@ async fn subject(
         size,
         grown: size * 2,
         grows_staged: Ok(()),
+        slip: ("mkfsOption", "mkfsOptions"),
+        guards_use: true,
         sized,
         alive: Box::new(driver),
     }))

@@ -2,3 +2,7 @@
 
 #[path = "nfs/contract.rs"]
 mod contract;
+#[path = "nfs/copies.rs"]
+mod copies;
+#[path = "nfs/world.rs"]
+mod world;

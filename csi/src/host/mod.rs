@@ -131,9 +131,13 @@ impl Host {
     }
 
     /// Whether a volume that is got at by the network is on this node: [`Error::NotFound`] when not. Of the others the
-    /// backend has seen that they are there.
-    pub fn require(&self, id: &str, access: &Access) -> Result<()> {
+    /// backend has seen that they are there. `path` is where it is said to be.
+    pub fn require(&self, id: &str, access: &Access, path: &Path) -> Result<()> {
         match access {
+            Access::Nfs(_) if mounts::on(path)?.is_empty() => Err(Error::NotFound(format!(
+                "volume {id} is not on this node: nothing is mounted on {}",
+                path.display()
+            ))),
             Access::Rbd(image) if self.rbd.find(image)?.is_none() => {
                 Err(Error::NotFound(format!("volume {id} is not mapped on this node")))
             }

@@ -1,6 +1,6 @@
 //! What the RPCs of the Node service do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use csi_proto::v1 as pb;
@@ -124,7 +124,7 @@ impl Service {
         let access = self.backend.node.held(&id).await?;
         let (host, path) = (self.host.clone(), request.volume_path.clone());
         let stats = blocking(move || {
-            host.require(&id.0, &access)?;
+            host.require(&id.0, &access, Path::new(&path))?;
             host.stats(validate::path("volume_path", &path)?)
         })
         .await?;

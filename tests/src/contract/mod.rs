@@ -40,6 +40,10 @@ pub struct Subject {
     pub grown: i64,
     /// Whether a staged volume of this kind can grow here; else why not.
     pub grows_staged: Result<(), String>,
+    /// A parameter with a slip, and the right one.
+    pub slip: (&'static str, &'static str),
+    /// Whether it knows that a volume is in use.
+    pub guards_use: bool,
     /// Whether its size is a limit that the device or file system shows.
     pub sized: bool,
     /// The server: stopped when this is dropped.

@@ -107,9 +107,9 @@ pub async fn ids_are_required_everywhere(s: &Subject) -> Result<()> {
 /// A parameter with a slip is refused, and the text has the right spelling.
 pub async fn unknown_parameters_name_the_nearest(s: &Subject) -> Result<()> {
     let mut request = s.create_request("contract-slip");
-    request.parameters.insert("mkfsOption".into(), "-q".into());
+    request.parameters.insert(s.slip.0.into(), "-q".into());
     let answer = s.clients.controller.clone().create_volume(request).await;
-    refused(answer, InvalidArgument, &["mkfsOption", "mkfsOptions"])
+    refused(answer, InvalidArgument, &[s.slip.0, s.slip.1])
 }
 
 /// Node calls check their paths and capabilities before they touch anything.

@@ -24,6 +24,8 @@ async fn subject(case: &str, server: &Nfs, more: &str) -> Result<Option<Subject>
         size: 16 * MIB,
         grown: 32 * MIB,
         grows_staged: Ok(()),
+        slip: ("onDelet", "onDelete"),
+        guards_use: false,
         sized: false,
         alive: Box::new(driver),
     }))

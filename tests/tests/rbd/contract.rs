@@ -25,6 +25,8 @@ async fn subject(case: &str, capability: pb::VolumeCapability, size: i64) -> Res
         size,
         grown: size * 2,
         grows_staged: Ok(()),
+        slip: ("mkfsOption", "mkfsOptions"),
+        guards_use: true,
         sized: true,
         alive: Box::new(driver),
     }))
