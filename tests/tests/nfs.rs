@@ -4,5 +4,9 @@
 mod contract;
 #[path = "nfs/copies.rs"]
 mod copies;
+#[path = "nfs/faults.rs"]
+mod faults;
+#[path = "nfs/features.rs"]
+mod features;
 #[path = "nfs/world.rs"]
 mod world;

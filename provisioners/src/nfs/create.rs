@@ -179,7 +179,12 @@ impl Store {
         let linked = self.link_intent(share, own, plan, &file.fh);
         share.remove(&own.tmp, name.as_bytes()).told(share, "removing a draft")?;
         if linked? {
-            return Ok(record.clone());
+            // Somebody who was faster has moved their intent on, so that this one found its name free.
+            let (_, made) = load::<VolumeRecord>(share, |own| own.volumes.clone(), &plan.handle.key)?;
+            let Some(made) = made else { return Ok(record.clone()) };
+            let taken_back = share.remove(&own.intents, &file_name(&plan.handle.key));
+            taken_back.told(share, "taking an intent back")?;
+            return Ok(made);
         }
         let (_, theirs) = load::<VolumeRecord>(share, |own| own.intents.clone(), &plan.handle.key)?;
         theirs.ok_or_else(|| {

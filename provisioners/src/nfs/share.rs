@@ -145,7 +145,8 @@ impl Share {
         if let Some(mounted) = &self.mounted {
             return super::remote::connect(mounted.as_ref(), &self.spec, self.patience);
         }
-        if let Some(known) = *lock(&self.known) {
+        let known = *lock(&self.known);
+        if let Some(known) = known {
             match connect(known.version, known.address, &self.endpoint) {
                 Err(Fault::Lost(_) | Fault::NoVersion(_)) => *lock(&self.known) = None,
                 other => return other,

@@ -150,6 +150,9 @@ impl Trouble {
                 let errno = Errno::from_raw_os_error(number);
                 match errno {
                     Errno::NOENT => Error::NotFound(format!("{doing}: it does not exist")),
+                    Errno::LOOP | Errno::NOTDIR | Errno::XDEV => Error::Refused(format!(
+                        "{doing}: it is no directory of the share, or a symbolic link leads there"
+                    )),
                     Errno::STALE => {
                         Error::Unavailable(format!("{doing}: stale file handle; repeat the call"))
                     }
