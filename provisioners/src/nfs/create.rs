@@ -173,7 +173,11 @@ impl Store {
 
     /// Publishes the intent, and takes the directory's name. What is taken already: refused.
     fn intend(&self, share: &Share, own: &Own, plan: &Plan, record: &VolumeRecord) -> Result<VolumeRecord> {
-        self.check_free(share, own, plan)?;
+        if let Err(error) = self.check_free(share, own, plan) {
+            // It may be the same volume's, made by somebody else a moment ago.
+            let (_, made) = load::<VolumeRecord>(share, |own| own.volumes.clone(), &plan.handle.key)?;
+            return made.ok_or(error);
+        }
         let (content, name) = (encode(record)?, format!("{}.json", record.draft));
         let file = share.put(&own.tmp, name.as_bytes(), &content).told(share, "writing a record")?;
         let linked = self.link_intent(share, own, plan, &file.fh);
