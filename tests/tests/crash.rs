@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use e2e::ceph::Ceph;
+use e2e::nfs::Nfs;
 use operations::{OPERATIONS, Operation};
 use world::{Kind, World};
 
@@ -53,6 +54,13 @@ async fn the_same_on_a_ceph_cluster() -> Result<()> {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_on_an_nfs_server() -> Result<()> {
+    let Some(server) = Nfs::shared("crash nfs")? else { return Ok(()) };
+    rounds(Kind::Nfs(server, "3"), 80).await?;
+    rounds(Kind::Nfs(server, "4.1"), 80).await
+}
+
 async fn rounds(kind: Kind, default: u64) -> Result<()> {
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let seed = number("CRASH_SEED").unwrap_or(clock.as_secs());
@@ -61,8 +69,9 @@ async fn rounds(kind: Kind, default: u64) -> Result<()> {
     let (mut random, mut hits, begun) = (Random(seed), 0, Instant::now());
     let mut world = World::new(kind).await?;
     let local = matches!(kind, Kind::Local);
-    let operations: Vec<_> =
-        OPERATIONS.into_iter().filter(|operation| local || !operation.is_local()).collect();
+    let attaches = !matches!(kind, Kind::Nfs(..));
+    let possible = |it: &Operation| (local || !it.is_local()) && (attaches || !it.attaches());
+    let operations: Vec<_> = OPERATIONS.into_iter().filter(possible).collect();
     for round in 0..rounds {
         let operation = operations[random.below(operations.len())];
         let hit = one(&mut world, &mut random, operation, round);

@@ -15,10 +15,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use e2e::ceph::Ceph;
+use e2e::nfs::Nfs;
 use machine::{Bed, Machine};
 use proptest::test_runner::{Config, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine as _, StateMachineTest as _, prop_state_machine};
-use reference::Model;
+use reference::{Call, Model, Step};
 use system::Kind;
 
 fn config(cases: u32) -> Config {
@@ -57,14 +58,46 @@ impl Bed for Rbd {
 
 #[test]
 fn any_sequence_of_calls_keeps_the_promises_on_a_ceph_cluster() {
-    if Ceph::shared("model rbd").unwrap().is_none() {
-        return;
+    if Ceph::shared("model rbd").unwrap().is_some() {
+        run::<Rbd>(40, |_| true);
     }
-    let (config, begun, calls) = (config(40), Instant::now(), AtomicUsize::new(0));
+}
+
+/// The nfs backend, by version 3.
+struct Nfs3;
+
+impl Bed for Nfs3 {
+    fn kind() -> Kind {
+        Kind::Nfs(Nfs::shared("model nfs").unwrap().unwrap(), "3")
+    }
+}
+
+/// The nfs backend, by version 4.1.
+struct Nfs41;
+
+impl Bed for Nfs41 {
+    fn kind() -> Kind {
+        Kind::Nfs(Nfs::shared("model nfs").unwrap().unwrap(), "4.1")
+    }
+}
+
+#[test]
+fn any_sequence_of_calls_keeps_the_promises_on_an_nfs_server() {
+    if Nfs::shared("model nfs").unwrap().is_some() {
+        let attaches = |step: &Step| matches!(step.call, Call::Attach { .. } | Call::Detach { .. });
+        run::<Nfs3>(24, |step| !attaches(step));
+        run::<Nfs41>(24, |step| !attaches(step));
+    }
+}
+
+/// Runs sequences of those steps that are wanted.
+fn run<B: Bed>(cases: u32, wanted: impl Fn(&Step) -> bool) {
+    let (config, begun, calls) = (config(cases), Instant::now(), AtomicUsize::new(0));
     let mut runner = TestRunner::new(config.clone());
-    let run = runner.run(&Model::sequential_strategy(1..30), |(model, steps, seen)| {
+    let run = runner.run(&Model::sequential_strategy(1..30), |(model, mut steps, seen)| {
+        steps.retain(&wanted);
         calls.fetch_add(steps.len(), Ordering::Relaxed);
-        Machine::<Rbd>::test_sequential(config.clone(), model, steps, seen);
+        Machine::<B>::test_sequential(config.clone(), model, steps, seen);
         Ok(())
     });
     run.unwrap();

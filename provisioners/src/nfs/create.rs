@@ -38,6 +38,7 @@ impl Store {
             Some(record) => record,
             None => self.begin(ctx, &share, &own, plan, capacity, source.as_ref())?,
         };
+        ctx.check()?;
         let found = self.finish(&share, &own, record)?;
         tracing::info!(volume = %plan.id, capacity, dir = %found.record.dir, "created");
         self.accept(plan, found)
@@ -112,6 +113,7 @@ impl Store {
             if let Some(source) = source {
                 self.fill(ctx, source, share, &top.0, plan)?;
             }
+            ctx.check()?;
             let record = self.record(plan, capacity, &draft, top.1);
             self.intend(share, own, plan, &record)
         })();

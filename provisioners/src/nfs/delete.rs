@@ -31,6 +31,7 @@ impl Store {
             OnDelete::Archive => Self::archive(&volume)?,
             OnDelete::Retain => {}
         }
+        ctx.check()?;
         Self::strike_off(&volume, policy == OnDelete::Retain)?;
         self.usages.forget(&id.0);
         tracing::info!(volume = %id, policy = policy.word(), "deleted");

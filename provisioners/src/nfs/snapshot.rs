@@ -103,6 +103,7 @@ impl Store {
                 content,
                 created,
             };
+            ctx.check()?;
             share.put(&top.fh, RECORD, &encode(&record)?).told(share, "writing a record")?;
             let moved = share.rename(&own.tmp, draft.as_bytes(), &own.snapshots, handle.key.as_bytes());
             match moved {

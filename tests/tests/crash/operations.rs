@@ -69,6 +69,11 @@ impl Operation {
         matches!(self, CreateThick | CreateDirectory | DeleteDirectory)
     }
 
+    /// Whether it asks for attachment by the controller.
+    pub fn attaches(self) -> bool {
+        matches!(self, Attach | Detach)
+    }
+
     /// Whether that volume is a directory.
     pub fn is_directory(self) -> bool {
         matches!(self, CreateDirectory | DeleteDirectory)
@@ -97,7 +102,7 @@ pub const SIZE: i64 = 24 * MIB;
 
 /// The right CreateVolume.
 pub fn create_request(operation: Operation, s: &Subject) -> pb::CreateVolumeRequest {
-    let capability = if operation.is_directory() { ask::mount("") } else { ask::mount("ext4") };
+    let capability = if operation.is_directory() { ask::mount("") } else { ask::mount(s.fs) };
     let mut request = ask::create(&s.name, SIZE, capability);
     let parameter = |k: &str, v: &str| [(k.to_owned(), v.to_owned())].into();
     match operation {
@@ -116,7 +121,7 @@ pub fn create_request(operation: Operation, s: &Subject) -> pb::CreateVolumeRequ
 /// Makes the call.
 pub async fn call(clients: Clients, operation: Operation, s: Subject) -> Result<Answer, Status> {
     let (mut controller, mut node) = (clients.controller, clients.node);
-    let capability = || ask::mount("ext4");
+    let capability = || ask::mount(s.fs);
     let mut answer = Answer { id: s.id.clone() };
     match operation {
         CreateFile | CreateThick | CreateDirectory | Duplicate | Restore => {

@@ -10,6 +10,7 @@ use csi_proto::v1 as pb;
 use e2e::ceph::Ceph;
 use e2e::clients::Clients;
 use e2e::drivers::{Process, local_config};
+use e2e::nfs::Nfs;
 use e2e::requests::{self as ask, MIB};
 use e2e::scratch::Scratch;
 
@@ -25,6 +26,8 @@ pub enum Kind {
     Local,
     /// Images of a cluster.
     Rbd(&'static Ceph),
+    /// Directories of a server's share, by a version of the protocol.
+    Nfs(&'static Nfs, &'static str),
 }
 
 /// What a round is about.
@@ -36,6 +39,8 @@ pub struct Subject {
     pub id: String,
     pub staging: PathBuf,
     pub target: PathBuf,
+    /// The file system that is asked for.
+    pub fs: &'static str,
     /// What every handle begins with: handles are decided by names.
     home: String,
 }
@@ -55,6 +60,8 @@ impl Subject {
 pub struct World {
     kind: Kind,
     home: String,
+    /// Where volumes are on this machine.
+    volumes: PathBuf,
     driver: Process,
     scratch: Scratch,
     config: String,
@@ -65,7 +72,14 @@ pub struct World {
 impl World {
     pub async fn new(kind: Kind) -> Result<Self> {
         let scratch = Scratch::new()?;
+        let mut volumes = scratch.path().join("volumes");
         let (config, home) = match kind {
+            Kind::Nfs(server, version) => {
+                let (share, dir) = server.share("crash")?;
+                let more = format!(", nfsVersion: \"{version}\", localPath: {}", dir.display());
+                volumes = dir;
+                (server.config(scratch.path(), &share, &more)?, "main:".to_owned())
+            }
             Kind::Local => (local_config(scratch.path(), ""), "default:".to_owned()),
             Kind::Rbd(ceph) => {
                 let config = ceph.config("crash", scratch.path(), "")?;
@@ -76,11 +90,11 @@ impl World {
         // Two MiB that no run of zeros or pattern could be taken for.
         let mut random = crate::Random(7);
         let data = (0..2 * MIB / 8).flat_map(|_| random.next().to_le_bytes()).collect();
-        let mut world = Self { kind, home, driver, scratch, config, data, typical: BTreeMap::new() };
+        let mut world = Self { kind, home, volumes, driver, scratch, config, data, typical: BTreeMap::new() };
         let mut clients = world.clients().await?;
-        let base = ask::create("base", BASE_SIZE, ask::mount("ext4"));
-        let made = clients.controller.create_volume(base).await?.into_inner().volume.unwrap_or_default();
         let subject = world.base();
+        let base = ask::create("base", BASE_SIZE, ask::mount(subject.fs));
+        let made = clients.controller.create_volume(base).await?.into_inner().volume.unwrap_or_default();
         ensure!(made.volume_id == subject.id, "{made:?}");
         fs::create_dir_all(&subject.staging)?;
         operations::call(world.clients().await?, Operation::Stage, subject.clone()).await?;
@@ -142,6 +156,7 @@ impl World {
             id: id.into(),
             staging: dir.join("globalmount"),
             target: dir.join("mount"),
+            fs: if let Kind::Nfs(..) = self.kind { "" } else { "ext4" },
             home: self.home.clone(),
         }
     }
@@ -257,8 +272,10 @@ impl World {
     pub async fn check_rest(&mut self) -> Result<()> {
         let (volumes, snapshots) = self.listed().await?;
         ensure!(volumes.len() == 1 && snapshots == [self.base().kept()], "{volumes:?}, {snapshots:?}");
-        ensure!(self.scratch.loops().len() == 1, "loop devices: {:?}", self.scratch.loops());
+        let loops = usize::from(!matches!(self.kind, Kind::Nfs(..)));
+        ensure!(self.scratch.loops().len() == loops, "loop devices: {:?}", self.scratch.loops());
         match self.kind {
+            Kind::Nfs(..) => self.check_directories()?,
             Kind::Local => self.check_files()?,
             Kind::Rbd(ceph) => self.check_images(ceph)?,
         }
@@ -276,6 +293,17 @@ impl World {
         let snapshots: serde_json::Value = serde_json::from_str(&snapshots)?;
         let names: Vec<_> = snapshots.as_array().into_iter().flatten().map(|s| s["name"].as_str()).collect();
         ensure!(names == [Some("kept")], "snapshots of base: {names:?}");
+        Ok(())
+    }
+
+    /// The share's own mount is one, too.
+    fn check_directories(&self) -> Result<()> {
+        ensure!(self.scratch.mounts().len() == 3, "mounts: {:?}", self.scratch.mounts());
+        let mut names: Vec<_> = fs::read_dir(&self.volumes)?.flatten().map(|e| e.file_name()).collect();
+        names.sort();
+        ensure!(names == [".volumectl", "base"], "{names:?}");
+        let intents = Scratch::tree(&self.volumes.join(".volumectl/intents"));
+        ensure!(intents.is_empty(), "intents: {intents:?}");
         Ok(())
     }
 
@@ -331,11 +359,27 @@ impl World {
         if let Kind::Rbd(ceph) = self.kind {
             self.wait_for_purge(ceph).await?;
         }
-        let root = self.scratch.path().join("volumes");
+        let root = self.volumes.clone();
+        if let Kind::Nfs(..) = self.kind {
+            self.wait_for_sweep().await?;
+        }
         let files: Vec<_> = Scratch::tree(&root).into_iter().filter(|p| root.join(p).is_file()).collect();
         ensure!(files.is_empty(), "files left: {files:?}");
         ensure!(self.driver.terminate()? == Some(0), "SIGTERM: {}", self.driver.log_tail());
         Ok(())
+    }
+
+    /// What killed drivers left half made is found by a sweep, some seconds later.
+    async fn wait_for_sweep(&self) -> Result<()> {
+        let left =
+            || ["tmp", "trash"].map(|dir| Scratch::tree(&self.volumes.join(".volumectl").join(dir))).concat();
+        for _ in 0..300 {
+            if left().is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::bail!("left: {:?}", left())
     }
 
     /// What killed drivers left in the trash is found by the next sweep, a minute later at most.

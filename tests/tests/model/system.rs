@@ -15,6 +15,7 @@ use csi_driver::registry;
 use csi_proto::v1 as pb;
 use e2e::ceph::Ceph;
 use e2e::drivers::local_config;
+use e2e::nfs::Nfs;
 use e2e::requests::{self as ask, MIB};
 use e2e::scratch::Scratch;
 use pb::controller_server::Controller;
@@ -31,6 +32,8 @@ pub enum Kind {
     Local,
     /// Images of a cluster. Their content is not looked at: the crash test does that.
     Rbd(&'static Ceph),
+    /// Directories of a server's share, by a version of the protocol. They cannot be attached.
+    Nfs(&'static Nfs, &'static str),
 }
 
 /// The driver on a scratch directory.
@@ -39,6 +42,8 @@ pub struct System {
     config: String,
     /// Of an rbd backend.
     namespace: String,
+    /// Where volumes are on this machine.
+    volumes: PathBuf,
     runtime: Runtime,
     scratch: Scratch,
     service: Service,
@@ -53,8 +58,15 @@ impl System {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (scratch, countdown) = (Scratch::new().unwrap(), Arc::new(AtomicI32::new(-1)));
+        let mut volumes = scratch.path().join("volumes");
         let (config, namespace) = match kind {
             Kind::Local => (local_config(scratch.path(), ""), String::new()),
+            Kind::Nfs(server, version) => {
+                let (share, dir) = server.share("model").unwrap();
+                volumes = dir;
+                let more = format!(", nfsVersion: \"{version}\"");
+                (server.config(scratch.path(), &share, &more).unwrap(), String::new())
+            }
             Kind::Rbd(ceph) => {
                 let more = "    purgeWorkers: 8\n    softCloneDepth: 15\n    hardCloneDepth: 15\n";
                 let config = ceph.config("model", scratch.path(), more).unwrap();
@@ -63,7 +75,7 @@ impl System {
         };
         // The rbd backend wants a runtime for what it does behind its calls.
         let service = runtime.block_on(async { service(&config, &countdown) });
-        Self { kind, config, namespace, runtime, scratch, service, countdown, ids: Arc::default() }
+        Self { kind, config, namespace, volumes, runtime, scratch, service, countdown, ids: Arc::default() }
     }
 
     /// Makes a call; `Err` has its code.
@@ -119,7 +131,7 @@ impl System {
         }
         std::fs::write(self.content_path(&volume_name(name), volume.directory), volume.content.to_le_bytes())
             .unwrap();
-        if !volume.directory {
+        if !volume.directory && matches!(self.kind, Kind::Local) {
             let file =
                 std::fs::OpenOptions::new().write(true).open(self.content_path(&volume_name(name), false));
             file.unwrap().set_len(u64::try_from(volume.mib * MIB).unwrap()).unwrap();
@@ -127,7 +139,10 @@ impl System {
     }
 
     fn content_path(&self, name: &str, directory: bool) -> PathBuf {
-        let volume = self.scratch.path().join("volumes").join(name);
+        let volume = self.volumes.join(name);
+        if let Kind::Nfs(..) = self.kind {
+            return volume.join("content");
+        }
         if directory { volume.join("data/content") } else { volume.join("disk.img") }
     }
 
@@ -147,11 +162,12 @@ impl System {
             .map(|(name, v)| (self.id(&volume_name(*name)), (v.mib * MIB, usize::from(v.attached))))
             .collect();
         assert_eq!(listed, expected, "volumes");
-        let files = matches!(self.kind, Kind::Local);
+        let files = !matches!(self.kind, Kind::Rbd(_));
         for (name, volume) in model.volumes.iter().filter(|_| files) {
             let data = std::fs::read(self.content_path(&volume_name(*name), volume.directory)).unwrap();
             assert_eq!(data[..8], volume.content.to_le_bytes(), "the content of {}", volume_name(*name));
-            assert!(volume.directory || data.len() as u64 == u64::try_from(volume.mib * MIB).unwrap());
+            let file = !volume.directory && matches!(self.kind, Kind::Local);
+            assert!(!file || data.len() as u64 == u64::try_from(volume.mib * MIB).unwrap());
         }
         self.compare_snapshots(model);
     }
@@ -175,7 +191,19 @@ impl System {
         if let Kind::Rbd(ceph) = self.kind {
             return assert_no_images(ceph, &format!("rbd/{}", self.namespace));
         }
-        let root = self.scratch.path().join("volumes");
+        let root = self.volumes.clone();
+        if let Kind::Nfs(..) = self.kind {
+            // What was deleted is removed behind the answers, what was half made by the sweep.
+            let left = || Scratch::tree(&root).into_iter().filter(|p| !root.join(p).is_dir()).count();
+            let dirs = || {
+                ["tmp", "trash", "intents"].map(|dir| Scratch::tree(&root.join(".volumectl").join(dir)).len())
+            };
+            let begun = std::time::Instant::now();
+            while (left() > 0 || dirs() != [0; 3]) && begun.elapsed() < Duration::from_secs(30) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            assert_eq!(dirs(), [0; 3]);
+        }
         let files: Vec<_> = Scratch::tree(&root).into_iter().filter(|p| !root.join(p).is_dir()).collect();
         assert!(files.is_empty(), "left: {files:?}");
         let dirs: Vec<_> =
@@ -233,11 +261,12 @@ fn snapshot_name(name: u8) -> String {
 type Ids = Mutex<BTreeMap<String, String>>;
 
 fn known(ids: &Ids, name: &str) -> String {
-    ids.lock().unwrap().get(name).cloned().unwrap_or_else(|| "default:never-made".into())
+    ids.lock().unwrap().get(name).cloned().unwrap_or_else(|| "never-made".into())
 }
 
 async fn make(kind: Kind, service: &Service, ids: &Ids, call: &Call) -> Result<(), Status> {
     match *call {
+        Call::Attach { .. } | Call::Detach { .. } if matches!(kind, Kind::Nfs(..)) => Ok(()),
         Call::Create { name, mib, directory } => {
             let request = create_request(kind, &volume_name(name), mib * MIB, directory);
             create(service, ids, request, directory).await
@@ -342,6 +371,8 @@ fn create_request(kind: Kind, name: &str, size: i64, directory: bool) -> pb::Cre
         (Kind::Local, false) => (ask::block(), Some(("type", "file"))),
         (Kind::Rbd(_), true) => (ask::block(), Some(("imageFeatures", "layering,exclusive-lock"))),
         (Kind::Rbd(_), false) => (ask::block(), None),
+        (Kind::Nfs(..), true) => (ask::mount(""), Some(("mountPermissions", "0750"))),
+        (Kind::Nfs(..), false) => (ask::mount(""), None),
     };
     let mut request = ask::create(name, size, capability);
     request.parameters = parameter.map(|(k, v)| (k.to_owned(), v.to_owned())).into_iter().collect();
