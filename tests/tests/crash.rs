@@ -57,8 +57,8 @@ async fn the_same_on_a_ceph_cluster() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_on_an_nfs_server() -> Result<()> {
     let Some(server) = Nfs::shared("crash nfs")? else { return Ok(()) };
-    rounds(Kind::Nfs(server, "3"), 80).await?;
-    rounds(Kind::Nfs(server, "4.1"), 80).await
+    rounds(Kind::Nfs(server, "3"), 120).await?;
+    rounds(Kind::Nfs(server, "4.1"), 120).await
 }
 
 async fn rounds(kind: Kind, default: u64) -> Result<()> {

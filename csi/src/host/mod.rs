@@ -85,7 +85,7 @@ impl Host {
         let paths = paths::Paths::new(&options.kubelet_dir);
         Self {
             tools: runner::Tools::find(options.command_timeout),
-            nfs: nfs::Nfs::new(paths.kubelet(), options.helper),
+            nfs: nfs::Nfs::new(paths.real_kubelet(), options.helper),
             paths,
             rbd: rbd::Rbd::new(&options.state_dir, Path::new("/sys/bus/rbd"), options.qemu_storage_daemon),
             state: options.state_dir,

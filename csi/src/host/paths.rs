@@ -46,7 +46,7 @@ impl Paths {
     }
 
     /// Kubelet's directory without symbolic links.
-    pub fn kubelet(&self) -> &Path {
+    pub fn real_kubelet(&self) -> &Path {
         &self.real
     }
 

@@ -42,15 +42,11 @@ impl Host {
         let staging = self.paths.resolve("staging_target_path", r.staging)?;
         let read_only = r.capability.mode.is_read_only();
         match (&r.volume.access, &r.capability.access) {
-            (Access::Directory { .. }, AccessType::Block) => {
-                let problem = format!("volume {} is a directory and cannot be a block device", r.id);
-                Err(Error::invalid("volume_capability", problem))
-            }
             (Access::Directory { path }, AccessType::Mount { group, .. }) => {
                 Self::stage_directory(path, &staging, read_only)?;
                 give(ctx, &staging, *group, read_only)
             }
-            (Access::Nfs(_), AccessType::Block) => {
+            (Access::Directory { .. } | Access::Nfs(_), AccessType::Block) => {
                 let problem = format!("volume {} is a directory and cannot be a block device", r.id);
                 Err(Error::invalid("volume_capability", problem))
             }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::client::{Attr, Fh, Kind, Node, Outcome, Session, Set, Special, Stamp, Status, Time};
+use super::client::{Attr, Fh, Kind, Node, Outcome, Session, Set, Special, Stamp, Status};
 use super::share::Share;
 use super::tree::{Problem, Visit, in_parallel, walk};
 use crate::{Ctx, Result};
@@ -186,13 +186,13 @@ impl Copy<'_> {
 
     /// One part less is missing; what is complete gets its attributes, and so on upwards.
     fn release(&self, last: &Arc<Last>) -> Result<(), Problem> {
-        let mut at = Some(last.clone());
+        let mut at = Some(last);
         while let Some(it) = at {
             if it.left.fetch_sub(1, Ordering::AcqRel) > 1 {
                 return Ok(());
             }
             self.finish(&it.fh, &it.set)?;
-            at = it.within.clone();
+            at = it.within.as_ref();
         }
         Ok(())
     }
@@ -378,41 +378,4 @@ fn all_of(attr: &Attr) -> Set {
 
 fn is_sparse(attr: &Attr) -> bool {
     attr.used < attr.size
-}
-
-/// Whether anything in a tree has changed at or after a time of the server. Says what.
-pub(super) fn changed_since(ctx: &Ctx, share: &Share, top: &Fh, since: Time) -> Result<Option<String>> {
-    struct Newest {
-        since: Time,
-        found: Arc<Mutex<Option<String>>>,
-    }
-    impl Visit for Newest {
-        type Dir = ();
-        fn entry(&mut self, (): &(), name: &[u8], node: &Node) -> Result<Option<()>, Problem> {
-            if node.attr.ctime >= self.since {
-                let name = String::from_utf8_lossy(name).into_owned();
-                *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(name);
-                return Err(Problem::Stopped);
-            }
-            Ok((node.attr.kind == Kind::Directory).then_some(()))
-        }
-    }
-    let told = |fault| share.fail("looking at a directory")(fault);
-    if share.attr(top).map_err(told)?.ctime >= since {
-        return Ok(Some("the directory itself".into()));
-    }
-    let found = Arc::default();
-    let mut visit = Newest { since, found: Arc::clone(&found) };
-    let walked = walk(ctx, share, top, (), &mut visit);
-    if let Some(name) = found.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        return Ok(Some(name));
-    }
-    match walked {
-        Ok(()) => Ok(None),
-        // It was there a moment ago.
-        Err(Problem::Fault(fault)) if fault.is(Status::STALE) || fault.is(Status::NO_ENTRY) => {
-            Ok(Some("a file that was removed".into()))
-        }
-        Err(problem) => Err(problem.told(share, "looking at a directory")),
-    }
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::client::{Fault, Outcome, Status, found};
-use super::create::path_name;
+use super::create::abandon;
 use super::handle::Handle;
 use super::params::{Mutable, OnDelete};
+use super::place::{finish, path_name};
 use super::record::VolumeRecord;
 use super::share::{Own, Share, Told, draft_name, split};
 use super::store::{Found, Store, file_name, load};
@@ -45,9 +46,9 @@ impl Store {
         self.check_owner(&format!("volume {handle}"), &intent.cluster)?;
         let found = Found { share: share.clone(), own: own.clone(), handle: handle.clone(), record: intent };
         if found.dir()?.is_some() {
-            return self.finish(share, own, found.record).map(Some);
+            return finish(share, own, found.record).map(Some);
         }
-        self.abandon(share, own, handle, &found.record)?;
+        abandon(share, own, handle, &found.record)?;
         self.remove_trash(share);
         Ok(None)
     }

@@ -137,7 +137,7 @@ impl LocalSession {
         let fh = Self::child(dir, name);
         let mut options = OpenOptions::new();
         let file = done(options.write(true).create_new(true).mode(0o600).open(&*self.path(&fh)?))?;
-        done(Self::apply(&*self.path(&fh)?, set))?;
+        done(Self::apply(&self.path(&fh)?, set))?;
         Ok((fh, file))
     }
 }
@@ -194,7 +194,7 @@ impl Session for LocalSession {
     }
 
     fn set(&mut self, fh: &Fh, set: &Set) -> Outcome<()> {
-        done(Self::apply(&*self.path(fh)?, set))
+        done(Self::apply(&self.path(fh)?, set))
     }
 
     fn create(&mut self, dir: &Fh, name: &[u8], set: &Set) -> Outcome<Node> {

@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod capacity;
+mod changed;
 mod client;
 mod config;
 mod copytree;
@@ -33,12 +34,14 @@ mod create;
 mod delete;
 mod errors;
 mod expand;
+mod fill;
 mod handle;
 mod list;
 mod local;
 mod modify;
 mod node;
 mod params;
+mod place;
 mod plan;
 mod record;
 mod remote;

@@ -1,7 +1,7 @@
 //! ControllerModifyVolume: owner and mode of the directory, and what becomes of it.
 
 use super::client::{Set, Who};
-use super::params::Mutable;
+use super::params::{Mode, Mutable};
 use super::share::Told;
 use super::store::Store;
 use crate::{Error, Result, StringMap, VolumeId};
@@ -12,7 +12,7 @@ impl Store {
         let wish = Mutable::parse(parameters)?;
         let mut found = self.volume(id)?;
         let set = Set {
-            mode: wish.mode.flatten(),
+            mode: wish.mode.and_then(Mode::bits),
             owner: wish.uid.map(Who::Id),
             group: wish.gid.map(Who::Id),
             ..Set::default()

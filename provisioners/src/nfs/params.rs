@@ -80,7 +80,7 @@ impl Params {
             share: share(config, &reader)?,
             template: template(&reader)?,
             on_delete: changed.on_delete.or(on_delete(&reader)?).unwrap_or(config.on_delete),
-            mode: changed.mode.or(mode(&reader)?).unwrap_or(Some(0o777)),
+            mode: changed.mode.or(mode(&reader)?).unwrap_or(Mode::Bits(0o777)).bits(),
             uid: changed.uid.or(owner(&reader, "uid")?),
             gid: changed.gid.or(owner(&reader, "gid")?),
             mount_options: reader.read("mountOptions", mount_options)?.unwrap_or_default(),
@@ -107,12 +107,27 @@ impl Params {
     }
 }
 
+/// What `mountPermissions` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    AsItIs,
+    Bits(u32),
+}
+
+impl Mode {
+    pub(super) fn bits(self) -> Option<u32> {
+        match self {
+            Self::AsItIs => None,
+            Self::Bits(bits) => Some(bits),
+        }
+    }
+}
+
 /// What ControllerModifyVolume can change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Mutable {
     pub(super) on_delete: Option<OnDelete>,
-    /// `Some(None)`: as it is.
-    pub(super) mode: Option<Option<u32>>,
+    pub(super) mode: Option<Mode>,
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
 }
@@ -211,11 +226,13 @@ fn on_delete(reader: &Parameters<'_>) -> Result<Option<OnDelete>> {
     }
 }
 
-/// `Some(None)`: `0`, which is "no chmod" to csi-driver-nfs.
-fn mode(reader: &Parameters<'_>) -> Result<Option<Option<u32>>> {
+/// Permission bits, or `0`, which is "no chmod" to csi-driver-nfs.
+fn mode(reader: &Parameters<'_>) -> Result<Option<Mode>> {
     match reader.get("mountPermissions") {
-        Some("0") => Ok(Some(None)),
-        _ => Ok(reader.mode("mountPermissions")?.map(|mode| (mode != 0).then_some(mode))),
+        Some("0") => Ok(Some(Mode::AsItIs)),
+        _ => Ok(reader
+            .mode("mountPermissions")?
+            .map(|mode| if mode == 0 { Mode::AsItIs } else { Mode::Bits(mode) })),
     }
 }
 

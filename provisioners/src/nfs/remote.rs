@@ -253,11 +253,11 @@ impl Session for RemoteSession {
 /// The helper's side: says whether the share is `mounted`, then does calls in `root` until its input ends.
 pub fn serve(
     root: &Path,
-    mounted: Result<(), String>,
+    mounted: &Result<(), String>,
     from: &mut impl Read,
     to: &mut impl Write,
 ) -> io::Result<()> {
-    write_message(to, &mounted)?;
+    write_message(to, mounted)?;
     let mut session = LocalSession::new(root.to_owned());
     loop {
         let message = match read_message(from) {

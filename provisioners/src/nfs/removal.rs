@@ -72,10 +72,10 @@ impl Removals {
                 .and_then(|own| tree::remove(&Ctx::new(), &share, &own.trash, &name, workers));
             match removed {
                 Ok(entries) => {
-                    tracing::debug!(share = %share.place(), name = shown, entries, "removed from the trash")
+                    tracing::debug!(share = %share.place(), name = shown, entries, "removed from the trash");
                 }
                 Err(error) => {
-                    tracing::warn!(share = %share.place(), name = shown, %error, "the next sweep goes on with it")
+                    tracing::warn!(share = %share.place(), name = shown, %error, "the next sweep goes on with it");
                 }
             }
             self.queue().known.remove(&(share.id.clone(), name));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::client::{Fh, Set, Special, Status, found};
-use super::create::Filling;
+use super::fill::Filling;
 use super::handle::Handle;
 use super::record::SnapshotRecord;
 use super::share::{Own, Share, Told, draft_name};
@@ -26,15 +26,15 @@ static DOCS: [ParameterDoc; 1] = docs! {
 };
 
 impl SnapshotRecord {
-    fn show(&self) -> Result<Snapshot> {
-        Ok(Snapshot {
+    fn show(&self) -> Snapshot {
+        Snapshot {
             id: SnapshotId(self.id.clone()),
             source: VolumeId(self.source.clone()),
             size: self.size,
             created: self.created,
             ready: true,
             group: None,
-        })
+        }
     }
 }
 
@@ -56,7 +56,7 @@ impl Store {
         let accept = reader.one_of("ifChanging", &["refuse", "accept"])? == Some("accept");
         let handle = handle(spec)?;
         let share = self.share(&handle.share)?;
-        if let Some((_, _, record)) = self.find_snapshot(&share, &handle)? {
+        if let Some((_, _, record)) = find_snapshot(&share, &handle)? {
             return same(&record, spec);
         }
         let volume = self.volume(&spec.source)?;
@@ -114,7 +114,7 @@ impl Store {
                 }
                 Err(fault) => return Err(share.fail("publishing a snapshot")(fault)),
             }
-            let there = self.find_snapshot(share, handle)?;
+            let there = find_snapshot(share, handle)?;
             there.map(|(_, _, record)| record).ok_or_else(|| {
                 Error::Unavailable(format!(
                     "snapshot {handle} was deleted while it was taken; repeat the call"
@@ -131,23 +131,12 @@ impl Store {
         taken
     }
 
-    /// A snapshot's directory and record.
-    fn find_snapshot(&self, share: &Share, handle: &Handle) -> Result<Option<(Own, Fh, SnapshotRecord)>> {
-        let got = share.with_own(|own| {
-            let Some(dir) = share.look(&own.snapshots, handle.key.as_bytes())? else { return Ok(None) };
-            Ok(share.get(&dir.fh, RECORD)?.map(|(_, content)| (own.clone(), dir.fh, content)))
-        });
-        let Some((own, dir, content)) = got.told(share, "reading a record")? else { return Ok(None) };
-        let what = format!("{}/{}/snapshots/{}", share.place(), super::share::OWN, handle.key);
-        Ok(Some((own, dir, decode(&what, &content)?)))
-    }
-
     /// What a snapshot has, for restoring it. None such: [`Error::NotFound`].
     pub(super) fn snapshot_data(&self, id: &SnapshotId) -> Result<(Arc<Share>, Fh, SnapshotRecord)> {
         let none = || Error::NotFound(format!("snapshot {id}: there is none such"));
         let handle = Handle::parse(&id.0).ok_or_else(none)?;
         let share = self.share(&handle.share).map_err(|e| Error::NotFound(format!("snapshot {id}: {e}")))?;
-        let (_, dir, record) = self.find_snapshot(&share, &handle)?.ok_or_else(none)?;
+        let (_, dir, record) = find_snapshot(&share, &handle)?.ok_or_else(none)?;
         let data = share.look(&dir, DATA).told(&share, "looking for a snapshot's data")?;
         let data =
             data.ok_or_else(|| Error::Refused(format!("snapshot {id}: its data is missing; delete it")))?;
@@ -155,13 +144,13 @@ impl Store {
     }
 
     pub(super) fn get_snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
-        self.snapshot_data(id)?.2.show()
+        Ok(self.snapshot_data(id)?.2.show())
     }
 
     /// Deletes a snapshot. None such is fine.
     pub(super) fn delete_snapshot(&self, id: &SnapshotId) -> Result<()> {
         let Some((share, handle)) = self.to_delete(&id.0)? else { return Ok(()) };
-        let Some((own, _, record)) = self.find_snapshot(&share, &handle)? else { return Ok(()) };
+        let Some((own, _, record)) = find_snapshot(&share, &handle)? else { return Ok(()) };
         self.check_owner(&format!("snapshot {id}"), &record.cluster)?;
         let name = draft_name();
         let moved = found(share.rename(&own.snapshots, handle.key.as_bytes(), &own.trash, name.as_bytes()));
@@ -184,10 +173,10 @@ impl Store {
             |own| own.snapshots.clone(),
             |name| String::from_utf8(name.to_vec()).ok(),
             |share, handle| {
-                let found = self.find_snapshot(share, handle)?;
+                let found = find_snapshot(share, handle)?;
                 let found =
                     found.filter(|(_, _, record)| source.is_none_or(|source| source.0 == record.source));
-                found.map(|(_, _, record)| record.show()).transpose()
+                Ok(found.map(|(_, _, record)| record.show()))
             },
         )
     }
@@ -201,5 +190,16 @@ fn same(record: &SnapshotRecord, spec: &SnapshotSpec) -> Result<Snapshot> {
             record.id, record.source, spec.source
         )));
     }
-    record.show()
+    Ok(record.show())
+}
+
+/// A snapshot's directory and record.
+fn find_snapshot(share: &Share, handle: &Handle) -> Result<Option<(Own, Fh, SnapshotRecord)>> {
+    let got = share.with_own(|own| {
+        let Some(dir) = share.look(&own.snapshots, handle.key.as_bytes())? else { return Ok(None) };
+        Ok(share.get(&dir.fh, RECORD)?.map(|(_, content)| (own.clone(), dir.fh, content)))
+    });
+    let Some((own, dir, content)) = got.told(share, "reading a record")? else { return Ok(None) };
+    let what = format!("{}/{}/snapshots/{}", share.place(), super::share::OWN, handle.key);
+    Ok(Some((own, dir, decode(&what, &content)?)))
 }

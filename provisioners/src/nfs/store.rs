@@ -1,6 +1,6 @@
 //! Finding shares and volumes, showing volumes and changing their records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::client::{Fh, Kind};
@@ -139,7 +139,7 @@ impl Store {
             context: self.context(&found.share, record)?,
             source: record.source.clone(),
             topology: Vec::new(),
-            published: Default::default(),
+            published: BTreeSet::new(),
             condition,
         })
     }

@@ -32,7 +32,7 @@ impl Store {
             match self.sweep_drafts(&share) {
                 Ok(0) => {}
                 Ok(count) => {
-                    tracing::info!(share = %share.place(), count, "moved what was half made to the trash")
+                    tracing::info!(share = %share.place(), count, "moved what was half made to the trash");
                 }
                 Err(fault) => {
                     tracing::warn!(share = %share.place(), %fault, "looking for what is left to do");
@@ -61,7 +61,7 @@ impl Store {
             if old.is_empty() {
                 return Ok(0);
             }
-            let kept = self.intended(share, own)?;
+            let kept = intended(share, own)?;
             let mut count = 0;
             for draft in old.iter().filter(|draft| !kept.contains(&draft.name)) {
                 share.discard(own, &own.tmp, &draft.name)?;
@@ -70,15 +70,15 @@ impl Store {
             Ok(count)
         })
     }
+}
 
-    fn intended(&self, share: &Share, own: &super::share::Own) -> Outcome<BTreeSet<Vec<u8>>> {
-        let mut drafts = BTreeSet::new();
-        for entry in share.entries(&own.intents)? {
-            let Some((_, content)) = share.get(&own.intents, &entry.name)? else { continue };
-            if let Ok(intent) = decode::<VolumeRecord>("an intent", &content) {
-                drafts.insert(intent.draft.into_bytes());
-            }
+fn intended(share: &Share, own: &super::share::Own) -> Outcome<BTreeSet<Vec<u8>>> {
+    let mut drafts = BTreeSet::new();
+    for entry in share.entries(&own.intents)? {
+        let Some((_, content)) = share.get(&own.intents, &entry.name)? else { continue };
+        if let Ok(intent) = decode::<VolumeRecord>("an intent", &content) {
+            drafts.insert(intent.draft.into_bytes());
         }
-        Ok(drafts)
     }
+    Ok(drafts)
 }

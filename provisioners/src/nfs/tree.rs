@@ -284,7 +284,7 @@ pub(super) fn walk<V: Visit>(
             continue;
         };
         seen += 1;
-        if seen % SAY == 0 {
+        if seen.is_multiple_of(SAY) {
             ctx.check()?;
         }
         let node = match entry.node {

@@ -45,7 +45,7 @@ pub struct System {
     /// Where volumes are on this machine.
     volumes: PathBuf,
     runtime: Runtime,
-    scratch: Scratch,
+    _scratch: Scratch,
     service: Service,
     /// Safe points until the next failure; negative: none.
     countdown: Arc<AtomicI32>,
@@ -75,7 +75,17 @@ impl System {
         };
         // The rbd backend wants a runtime for what it does behind its calls.
         let service = runtime.block_on(async { service(&config, &countdown) });
-        Self { kind, config, namespace, volumes, runtime, scratch, service, countdown, ids: Arc::default() }
+        Self {
+            kind,
+            config,
+            namespace,
+            volumes,
+            runtime,
+            _scratch: scratch,
+            service,
+            countdown,
+            ids: Arc::default(),
+        }
     }
 
     /// Makes a call; `Err` has its code.

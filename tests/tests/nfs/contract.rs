@@ -1,4 +1,5 @@
-//! The contract suite: by each version of the protocol, on a server that has only version 4, and by a directory.
+//! The contract suite: by each version of the protocol, on a server that has only version 4, and by helpers that have the
+//! share mounted (bound, where the kernel has no NFS).
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -53,6 +54,26 @@ mod v41 {
 
     async fn setup(case: &str) -> Result<Option<Subject>> {
         on_shared(case, ", nfsVersion: \"4.1\"").await
+    }
+
+    e2e::contract_suite!(setup);
+}
+
+mod v42 {
+    use super::*;
+
+    async fn setup(case: &str) -> Result<Option<Subject>> {
+        on_shared(case, ", nfsVersion: \"4.2\"").await
+    }
+
+    e2e::contract_suite!(setup);
+}
+
+mod by_mount {
+    use super::*;
+
+    async fn setup(case: &str) -> Result<Option<Subject>> {
+        on_shared(case, ", client: mount").await
     }
 
     e2e::contract_suite!(setup);

@@ -108,7 +108,7 @@ async fn extended_attributes_go_along_where_the_protocol_has_them() -> Result<()
     match rustix::fs::getxattr(w.dir.join("copy/file"), "user.origin", &mut value) {
         Ok(length) => ensure!(&value[..length] == b"here"),
         Err(rustix::io::Errno::NODATA) => {
-            e2e::skip("xattrs", "this server does not offer extended attributes (RFC 8276)")
+            e2e::skip("xattrs", "this server does not offer extended attributes (RFC 8276)");
         }
         Err(errno) => return Err(errno.into()),
     }
@@ -172,7 +172,7 @@ async fn a_source_that_changes_all_the_time_is_refused_unless_accepted() -> Resu
         })
     };
     let refused = w.snapshot(&id, "moving").await;
-    let mut request = w.request("accepted", &[("ifChanging", "accept")]);
+    let mut request = World::request("accepted", &[("ifChanging", "accept")]);
     request.volume_content_source = Some(from_volume(&id));
     let accepted = w.create(request).await;
     stop.store(true, std::sync::atomic::Ordering::Relaxed);

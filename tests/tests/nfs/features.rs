@@ -32,7 +32,7 @@ async fn directories_are_named_by_templates() -> Result<()> {
         ];
         for (i, (key, template, dir)) in templates.iter().enumerate() {
             let name = ["one", "two", "three", "four"][i];
-            let mut request = w.request(name, &[(key, template)]);
+            let mut request = World::request(name, &[(key, template)]);
             claim(&mut request, "shop", &format!("data-{}", i + 1));
             request.parameters.insert("csi.volumectl.io/pvc/labels/tier".into(), "gold".into());
             let volume = w.create(request.clone()).await?;
@@ -74,13 +74,14 @@ async fn templates_do_not_leave_the_share() -> Result<()> {
         &many,
         "end/",
     ] {
-        let error = w.create(w.request("bad", &[("subDir", bad)])).await.err().context(bad.to_owned())?;
+        let error =
+            w.create(World::request("bad", &[("subDir", bad)])).await.err().context(bad.to_owned())?;
         ensure!(
             error.code() == Code::InvalidArgument && error.message().contains("subDir"),
             "{bad:?}: {error}"
         );
     }
-    let mut request = w.request("bad", &[("subDir", "x/${pvc.annotations.path}")]);
+    let mut request = World::request("bad", &[("subDir", "x/${pvc.annotations.path}")]);
     request.parameters.insert("csi.volumectl.io/pvc/annotations/path".into(), "../../etc".into());
     let error = w.create(request).await.err().context("an annotation that climbs")?;
     ensure!(error.code() == Code::InvalidArgument, "{error}");
@@ -97,7 +98,8 @@ async fn n9_only_what_is_our_own_is_removed() -> Result<()> {
         fs::create_dir_all(w.dir.join("theirs/data"))?;
         fs::write(w.dir.join("theirs/data/file"), "keep")?;
         for existing in ["theirs", "theirs/data"] {
-            let error = w.create(w.request("v", &[("subDir", existing)])).await.err().context(existing)?;
+            let error =
+                w.create(World::request("v", &[("subDir", existing)])).await.err().context(existing)?;
             ensure!(error.code() == Code::AlreadyExists && error.message().contains(existing), "{error}");
         }
         ensure!(w.names()? == ["theirs"] && w.ids().await?.is_empty());
@@ -117,19 +119,22 @@ async fn n9_only_what_is_our_own_is_removed() -> Result<()> {
         ensure!(fs::read_to_string(w.dir.join("theirs/data/file"))? == "keep");
         ensure!(w.ids().await?.is_empty());
         // Deleting one leaves the neighbour whose name begins alike.
-        let error = w.create(w.request("vol1", &[])).await.err().context("it exists")?;
+        let error = w.create(World::request("vol1", &[])).await.err().context("it exists")?;
         ensure!(error.code() == Code::AlreadyExists, "{error}");
         fs::remove_dir_all(w.dir.join("vol1"))?;
         let short = w.make("vol1").await?;
         let nested = w
-            .create(w.request("inner", &[("subDir", "vol1/inner")]))
+            .create(World::request("inner", &[("subDir", "vol1/inner")]))
             .await
             .err()
             .context("within a volume")?;
         ensure!(nested.code() == Code::AlreadyExists && nested.message().contains("vol1"), "{nested}");
-        let long = w.create(w.request("vol100", &[("subDir", "vol100/x")])).await?.volume_id;
-        let around =
-            w.create(w.request("around", &[("subDir", "vol100")])).await.err().context("around a volume")?;
+        let long = w.create(World::request("vol100", &[("subDir", "vol100/x")])).await?.volume_id;
+        let around = w
+            .create(World::request("around", &[("subDir", "vol100")]))
+            .await
+            .err()
+            .context("around a volume")?;
         ensure!(around.code() == Code::AlreadyExists, "{around}");
         w.delete(&short).await?;
         ensure!(w.dir.join("vol100/x").is_dir());
@@ -143,12 +148,12 @@ async fn n9_only_what_is_our_own_is_removed() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_volumes_do_not_get_one_directory() -> Result<()> {
     let Some(w) = World::new("twins", "4.1").await? else { return Ok(()) };
-    w.create(w.request("one", &[("subDir", "same")])).await?;
-    let error = w.create(w.request("two", &[("subDir", "same")])).await.err().context("taken")?;
+    w.create(World::request("one", &[("subDir", "same")])).await?;
+    let error = w.create(World::request("two", &[("subDir", "same")])).await.err().context("taken")?;
     ensure!(error.code() == Code::AlreadyExists && error.message().contains("same"), "{error}");
     ensure!(w.ids().await? == ["main:one"]);
     w.delete("main:one").await?;
-    w.create(w.request("two", &[("subDir", "same")])).await?;
+    w.create(World::request("two", &[("subDir", "same")])).await?;
     Ok(())
 }
 
@@ -158,7 +163,7 @@ async fn n2_archives_are_kept_and_deletion_can_be_repeated() -> Result<()> {
     for version in VERSIONS {
         let Some(mut w) = World::new("n2", version).await? else { return Ok(()) };
         for round in 0..3 {
-            let id = w.create(w.request("data", &[("onDelete", "archive")])).await?.volume_id;
+            let id = w.create(World::request("data", &[("onDelete", "archive")])).await?.volume_id;
             fs::write(w.dir.join("data/round"), round.to_string())?;
             w.delete(&id).await?;
             w.restart().await?;
@@ -173,7 +178,7 @@ async fn n2_archives_are_kept_and_deletion_can_be_repeated() -> Result<()> {
         rounds.sort();
         ensure!(rounds == ["0", "1", "2"], "{rounds:?}");
         // Killed between the rename and the end: the directory is there under its archive's name already.
-        let id = w.create(w.request("again", &[("archiveOnDelete", "true")])).await?.volume_id;
+        let id = w.create(World::request("again", &[("archiveOnDelete", "true")])).await?.volume_id;
         fs::rename(w.dir.join("again"), w.dir.join("archived-again"))?;
         w.delete(&id).await?;
         ensure!(w.dir.join("archived-again").is_dir() && w.ids().await?.is_empty());
@@ -185,12 +190,12 @@ async fn n2_archives_are_kept_and_deletion_can_be_repeated() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn n10_the_policy_is_the_volumes_own() -> Result<()> {
     let Some(w) = World::new("n10", "4.1").await? else { return Ok(()) };
-    let kept = w.create(w.request("kept", &[("onDelete", "retain")])).await?.volume_id;
+    let kept = w.create(World::request("kept", &[("onDelete", "retain")])).await?.volume_id;
     fs::write(w.dir.join("kept/file"), "x")?;
     w.delete(&kept).await?;
     ensure!(w.dir.join("kept/file").exists() && w.ids().await?.is_empty());
     ensure!(fs::read_dir(w.own("retained"))?.count() == 1, "its record is kept aside");
-    let changed = w.create(w.request("changed", &[("onDelete", "retain")])).await?.volume_id;
+    let changed = w.create(World::request("changed", &[("onDelete", "retain")])).await?.volume_id;
     let request = pb::ControllerModifyVolumeRequest {
         volume_id: changed.clone(),
         mutable_parameters: [
@@ -209,7 +214,7 @@ async fn n10_the_policy_is_the_volumes_own() -> Result<()> {
     w.delete(&changed).await?;
     ensure!(!w.dir.join("changed").exists());
     let error =
-        w.create(w.request("both", &[("onDelete", "retain"), ("archiveOnDelete", "true")])).await.err();
+        w.create(World::request("both", &[("onDelete", "retain"), ("archiveOnDelete", "true")])).await.err();
     ensure!(error.is_some_and(|e| e.code() == Code::InvalidArgument));
     Ok(())
 }
@@ -219,7 +224,7 @@ async fn n10_the_policy_is_the_volumes_own() -> Result<()> {
 async fn n8_the_size_is_recorded_and_passing_it_is_told() -> Result<()> {
     let Some(w) = World::new("n8", "4.1").await? else { return Ok(()) };
     let id = w.make("sized").await?;
-    let mut other = w.request("sized", &[]);
+    let mut other = World::request("sized", &[]);
     other.capacity_range = Some(pb::CapacityRange { required_bytes: 2 * SIZE, limit_bytes: 0 });
     let error = w.create(other).await.err().context("another size")?;
     ensure!(error.code() == Code::AlreadyExists && error.message().contains("size"), "{error}");
@@ -240,10 +245,11 @@ async fn n8_the_size_is_recorded_and_passing_it_is_told() -> Result<()> {
 async fn owner_and_mode_are_the_classs() -> Result<()> {
     for version in VERSIONS {
         let Some(w) = World::new("owner", version).await? else { return Ok(()) };
-        w.create(w.request("v", &[("mountPermissions", "2770"), ("uid", "999"), ("gid", "1000")])).await?;
+        w.create(World::request("v", &[("mountPermissions", "2770"), ("uid", "999"), ("gid", "1000")]))
+            .await?;
         let meta = fs::metadata(w.dir.join("v"))?;
         ensure!((meta.mode() & 0o7777, meta.uid(), meta.gid()) == (0o2770, 999, 1000), "{version}: {meta:?}");
-        w.create(w.request("plain", &[])).await?;
+        w.create(World::request("plain", &[])).await?;
         ensure!(fs::metadata(w.dir.join("plain"))?.mode() & 0o7777 == 0o777, "{version}");
         ensure!(
             fs::metadata(w.own(""))?.mode() & 0o777 == 0o700,
@@ -332,15 +338,15 @@ async fn a_class_names_server_and_share() -> Result<()> {
     let Some(mut w) = World::new("any-share", "4.1").await? else { return Ok(()) };
     let server = e2e::nfs::Nfs::shared("any-share")?.context("a server")?;
     let parameters = [("server", server.address.as_str()), ("share", w.share.as_str())];
-    let id = w.create(w.request("configured", &parameters)).await?.volume_id;
+    let id = w.create(World::request("configured", &parameters)).await?.volume_id;
     ensure!(id == "main:configured", "{id}");
     let (other, other_dir) = server.share("other")?;
     let parameters = [("server", server.address.as_str()), ("share", other.as_str())];
-    let error = w.create(w.request("foreign", &parameters)).await.err().context("not configured")?;
+    let error = w.create(World::request("foreign", &parameters)).await.err().context("not configured")?;
     ensure!(error.code() == Code::InvalidArgument && error.message().contains("anyShare"), "{error}");
     w.config = w.config.replace("    sweepSeconds", "    anyShare: true\n    sweepSeconds");
     w.restart().await?;
-    let id = w.create(w.request("foreign", &parameters)).await?.volume_id;
+    let id = w.create(World::request("foreign", &parameters)).await?.volume_id;
     ensure!(id == format!("{}#{other}#foreign", server.address), "{id}");
     ensure!(other_dir.join("foreign").is_dir());
     w.restart().await?;
@@ -377,7 +383,7 @@ async fn two_controllers_that_race_make_one_volume() -> Result<()> {
         for round in 0..20 {
             let name = format!("race-{round}");
             let (a, b) =
-                tokio::join!(w.create(w.request(&name, &[])), second.create(second.request(&name, &[])));
+                tokio::join!(w.create(World::request(&name, &[])), second.create(World::request(&name, &[])));
             let done: Vec<_> = [a, b].into_iter().collect::<Result<_, _>>().or_else(|error| {
                 ensure!(error.code() == Code::Unavailable, "{error}");
                 Ok(Vec::new())

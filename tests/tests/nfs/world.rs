@@ -71,7 +71,7 @@ impl World {
     }
 
     /// A request with parameters.
-    pub fn request(&self, name: &str, parameters: &[(&str, &str)]) -> pb::CreateVolumeRequest {
+    pub fn request(name: &str, parameters: &[(&str, &str)]) -> pb::CreateVolumeRequest {
         let mut request = ask::create(name, SIZE, ask::mount(""));
         let parameters = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         request.parameters = parameters.collect::<BTreeMap<_, _>>();
@@ -84,13 +84,13 @@ impl World {
     }
 
     pub async fn make(&self, name: &str) -> Result<String> {
-        Ok(self.create(self.request(name, &[])).await?.volume_id)
+        Ok(self.create(Self::request(name, &[])).await?.volume_id)
     }
 
     /// A volume from a source.
     pub async fn copy(&self, name: &str, source: pb::VolumeContentSource) -> Result<String, tonic::Status> {
         let request =
-            pb::CreateVolumeRequest { volume_content_source: Some(source), ..self.request(name, &[]) };
+            pb::CreateVolumeRequest { volume_content_source: Some(source), ..Self::request(name, &[]) };
         Ok(self.create(request).await?.volume_id)
     }
 
@@ -186,15 +186,18 @@ pub fn portrait(dir: &Path) -> Result<Vec<String>> {
         let size = if meta.is_dir() { 0 } else { meta.size() };
         let content =
             if meta.is_file() { format!("{:x}", hash(&std::fs::read(&path)?)) } else { String::new() };
-        let target = std::fs::read_link(&path).map(|t| format!("{t:?}")).unwrap_or_default();
+        let target = std::fs::read_link(&path).map(|t| t.as_os_str().to_os_string()).unwrap_or_default();
         // Nobody reads a link's time, and servers do not set it.
         let mtime = if meta.is_symlink() { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
         lines.push(format!(
-            "{shown:?} {:o} {}:{} {size} {mtime:?} {twin:?} {:x} {target} {content}",
+            "{} {:o} {}:{} {size} {mtime:?} {} {:x} {} {content}",
+            shown.as_os_str().as_encoded_bytes().escape_ascii(),
             meta.mode(),
             meta.uid(),
             meta.gid(),
+            twin.as_os_str().as_encoded_bytes().escape_ascii(),
             meta.rdev(),
+            target.as_encoded_bytes().escape_ascii(),
         ));
     }
     Ok(lines)

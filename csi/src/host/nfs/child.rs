@@ -106,9 +106,12 @@ fn session(share: &str) -> i32 {
     let mounted = serde_json::from_str(share).map_err(|e| e.to_string()).and_then(|task| match task {
         Task::Mount { server, share, options, .. } => mount(&server, &share, root, &options)
             .map_err(|trouble| format!("mounting {server}:{share}: {trouble}")),
+        Task::Bind { base, .. } => {
+            bind(&base, "", root, false).map_err(|trouble| format!("binding {}: {trouble}", base.display()))
+        }
         _ => Err("not a share".to_owned()),
     });
-    let served = provisioners::nfs::serve(root, mounted, &mut io::stdin().lock(), &mut io::stdout().lock());
+    let served = provisioners::nfs::serve(root, &mounted, &mut io::stdin().lock(), &mut io::stdout().lock());
     i32::from(served.is_err())
 }
 

@@ -46,7 +46,7 @@ impl Helper {
             let _ = input.write_all(&text);
         }
         match wait(&mut child, limit) {
-            Some(_) => answer(&mut child),
+            Some(()) => answer(&mut child),
             None => {
                 bury(child);
                 Err(Trouble::Slow(limit))
@@ -85,12 +85,17 @@ impl Helper {
 
 impl Mounted for Helper {
     fn start(&self, share: &NfsShare) -> io::Result<Child> {
-        let text = serde_json::to_string(&Task::Mount {
-            server: share.server.clone(),
-            share: share.path.clone(),
-            target: PathBuf::new(),
-            options: share.mount_options.clone(),
-        })?;
+        let target = PathBuf::new();
+        let task = match &share.local {
+            Some(base) => Task::Bind { base: base.clone(), dir: String::new(), target, read_only: false },
+            None => Task::Mount {
+                server: share.server.clone(),
+                share: share.path.clone(),
+                target,
+                options: share.mount_options.clone(),
+            },
+        };
+        let text = serde_json::to_string(&task)?;
         // A mount namespace of its own: what is mounted there ends with the process.
         command(Path::new("/usr/bin/unshare"))
             .args(["--mount", "--propagation", "private", "--"])

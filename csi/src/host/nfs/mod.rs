@@ -86,7 +86,7 @@ impl Nfs {
         paths::make("staging_target_path", staging, paths::Kind::Directory)?;
         mounts::parse_options(flags)?;
         let base = self.base(volume, flags);
-        self.make_home(&base)?;
+        Self::make_home(&base)?;
         let _one = lock(&self.home)?;
         ctx.stage("mounting the share");
         let mounted = self.mount_base(volume, flags, &base)?;
@@ -116,7 +116,7 @@ impl Nfs {
         })
     }
 
-    fn make_home(&self, base: &Path) -> Result<()> {
+    fn make_home(base: &Path) -> Result<()> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(base);
         made.map_err(|e| Error::io(format!("making {}", base.display()), e))
     }

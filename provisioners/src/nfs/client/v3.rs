@@ -4,8 +4,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use nfs3_client::nfs3_types::mount::dirpath;
-use nfs3_client::nfs3_types::nfs3::*;
+use nfs3_client::nfs3_types::nfs3::{
+    COMMIT3args, CREATE3args, FSINFO3args, FSSTAT3args, GETATTR3args, LINK3args, LOOKUP3args, MKDIR3args,
+    MKNOD3args, Nfs3Option, Nfs3Result, PROGRAM, READ3args, READDIRPLUS3args, READLINK3args, REMOVE3args,
+    RENAME3args, RMDIR3args, SETATTR3args, SYMLINK3args, VERSION, WRITE3args, cookieverf3, createhow3,
+    devicedata3, diropargs3, fattr3, filename3, ftype3, mknoddata3, nfs_fh3, nfspath3, nfstime3,
+    post_op_attr, post_op_fh3, sattr3, set_atime, set_mtime, specdata3, stable_how, symlinkdata3,
+};
 use nfs3_client::nfs3_types::portmap::PMAP_PORT;
+use nfs3_client::nfs3_types::rpc::opaque_auth;
 use nfs3_client::nfs3_types::xdr_codec::Opaque;
 use nfs3_client::{MountClient, MountError, Nfs3Client, PortmapError, PortmapperClient};
 
@@ -50,7 +57,7 @@ impl Session3 {
             None => mapped(address, to, PROGRAM, VERSION)?,
         };
         let wire = Wire::connect(address, port, to)?;
-        let client = Nfs3Client::new_with_auth(wire, credential(to), Default::default());
+        let client = Nfs3Client::new_with_auth(wire, credential(to), opaque_auth::default());
         let limits = Limits { read: 0, write: 0 };
         let mut session = Self { client, root, limits, timeout: to.timeout };
         let info = call!(session, fsinfo, FSINFO3args { fsroot: handle(&session.root) })?;
@@ -86,7 +93,7 @@ fn mount(address: SocketAddr, to: &Endpoint) -> Outcome<Fh> {
         None => mapped(address, to, MOUNT_PROGRAM, VERSION)?,
     };
     let mut client =
-        MountClient::new_with_auth(Wire::connect(address, port, to)?, credential(to), Default::default());
+        MountClient::new_with_auth(Wire::connect(address, port, to)?, credential(to), opaque_auth::default());
     let path = dirpath(Opaque::owned(to.path.clone().into_bytes()));
     match super::wire::poll_once(std::pin::pin!(client.mnt(path)))? {
         Ok(mounted) => Ok(mounted.fhandle.0.to_vec()),

@@ -9,6 +9,7 @@ mod compound;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nfs3_client::nfs3_types::rpc::opaque_auth;
 use nfs3_client::rpc::RpcClient;
 
 use super::wire::{Wire, at_once, credential, random};
@@ -46,7 +47,7 @@ impl Session4 {
     pub(super) fn connect(address: SocketAddr, to: &Endpoint, minor: u32) -> Outcome<Self> {
         let wire = Wire::connect(address, to.port.unwrap_or(PORT), to)?;
         let mut it = Self {
-            rpc: RpcClient::new_with_auth(wire, credential(to), Default::default()),
+            rpc: RpcClient::new_with_auth(wire, credential(to), opaque_auth::default()),
             minor,
             client: 0,
             session: [0; 16],
