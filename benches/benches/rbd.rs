@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use benches::{Driver, Line, median_ms, report};
+use benches::{Driver, Line, join_all, median_ms, report};
 use csi_proto::v1 as pb;
 use e2e::ceph::Ceph;
 use e2e::clients::Clients;
@@ -197,25 +197,6 @@ async fn calls(
         ended?;
     }
     Ok((rate(begun.elapsed()), median_ms(&mut times.into_inner())))
-}
-
-/// Runs futures at once on this task.
-async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
-    let mut running: Vec<_> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
-    std::future::poll_fn(|context| {
-        let mut pending = false;
-        for (future, output) in &mut running {
-            if output.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(value) => *output = Some(value),
-                    std::task::Poll::Pending => pending = true,
-                }
-            }
-        }
-        if pending { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
-    })
-    .await;
-    running.into_iter().filter_map(|(_, output)| output).collect()
 }
 
 /// Sixteen clones of one parent at once.

@@ -30,12 +30,14 @@ impl Store {
         }
         let source = self.source(plan)?;
         let capacity = plan.size(&self.config, source.as_ref().map(|source| source.size))?;
-        let record = match self.unfinished(&share, &own, plan)? {
-            Some(record) => record,
-            None => self.begin(ctx, &share, &own, plan, capacity, source.as_ref())?,
+        // An empty directory costs less than the look at whether an earlier try has one; a copy costs more.
+        let earlier = if source.is_some() { self.unfinished(&share, &own, plan)? } else { None };
+        let (record, fresh) = match earlier {
+            Some(record) => (record, false),
+            None => self.begun(ctx, &share, &own, plan, capacity, source.as_ref())?,
         };
         ctx.check()?;
-        let found = finish(&share, &own, record)?;
+        let found = finish(&share, &own, record, fresh)?;
         tracing::info!(volume = %plan.id, capacity, dir = %found.record.dir, "created");
         self.accept(plan, &found)
     }
@@ -46,6 +48,33 @@ impl Store {
             return Err(Error::AlreadyExists(format!("volume {} exists and differs: {what}", plan.id)));
         }
         self.show(found, Condition::healthy())
+    }
+
+    /// A volume that is begun, by this call or before, and whether by this call.
+    fn begun(
+        &self,
+        ctx: &Ctx,
+        share: &Arc<Share>,
+        own: &Own,
+        plan: &Plan,
+        capacity: u64,
+        source: Option<&Filling>,
+    ) -> Result<(VolumeRecord, bool)> {
+        let (record, fresh) = self.begin(ctx, share, own, plan, capacity, source)?;
+        if fresh {
+            return Ok((record, true));
+        }
+        match self.unfinished(share, own, plan)? {
+            Some(theirs) => Ok((theirs, false)),
+            // It is complete meanwhile, or was of other wishes and taken back.
+            None => {
+                let (_, made) = load::<VolumeRecord>(share, |own| own.volumes.clone(), &plan.handle.key)?;
+                made.map_or_else(
+                    || self.begin(ctx, share, own, plan, capacity, source),
+                    |made| Ok((made, false)),
+                )
+            }
+        }
     }
 
     /// The intent of an earlier try, here or elsewhere.
@@ -73,7 +102,7 @@ impl Store {
         plan: &Plan,
         capacity: u64,
         source: Option<&Filling>,
-    ) -> Result<VolumeRecord> {
+    ) -> Result<(VolumeRecord, bool)> {
         ctx.stage("making the directory");
         let draft = draft_name();
         let top = make_dir(share, own, &draft, &plan.params)?;
@@ -85,12 +114,11 @@ impl Store {
             let record = self.record(plan, capacity, &draft, top.1);
             intend(share, own, plan, &record)
         })();
-        if !matches!(&begun, Ok(record) if record.draft == draft)
-            && let Err(fault) = share.discard(own, &own.tmp, draft.as_bytes())
-        {
+        let fresh = matches!(&begun, Ok(record) if record.draft == draft);
+        if !fresh && let Err(fault) = share.discard(own, &own.tmp, draft.as_bytes()) {
             tracing::warn!(share = %share.place(), %fault, "a half made directory is left for the next sweep");
         }
-        begun
+        begun.map(|record| (record, fresh))
     }
 
     fn record(&self, plan: &Plan, capacity: u64, draft: &str, dir_id: u64) -> VolumeRecord {
@@ -188,11 +216,7 @@ fn link_intent(share: &Share, own: &Own, plan: &Plan, file: &Fh) -> Result<bool>
 
 /// Publishes the intent, and takes the directory's name. What is taken already: refused.
 fn intend(share: &Share, own: &Own, plan: &Plan, record: &VolumeRecord) -> Result<VolumeRecord> {
-    if let Err(error) = check_free(share, own, plan) {
-        // It may be the same volume's, made by somebody else a moment ago.
-        let (_, made) = load::<VolumeRecord>(share, |own| own.volumes.clone(), &plan.handle.key)?;
-        return made.ok_or(error);
-    }
+    check_free(share, own, plan)?;
     let (content, name) = (encode(record)?, format!("{}.json", record.draft));
     let file = share.put(&own.tmp, name.as_bytes(), &content).told(share, "writing a record")?;
     let linked = link_intent(share, own, plan, &file.fh);

@@ -46,7 +46,7 @@ impl Store {
         self.check_owner(&format!("volume {handle}"), &intent.cluster)?;
         let found = Found { share: share.clone(), own: own.clone(), handle: handle.clone(), record: intent };
         if found.dir()?.is_some() {
-            return finish(share, own, found.record).map(Some);
+            return finish(share, own, found.record, false).map(Some);
         }
         abandon(share, own, handle, &found.record)?;
         self.remove_trash(share);

@@ -25,6 +25,7 @@ use crate::{
     VolumeId, VolumeSpec,
 };
 
+mod bare;
 mod capacity;
 mod changed;
 mod client;
@@ -57,6 +58,7 @@ mod usage;
 #[cfg(test)]
 mod tests;
 
+pub use bare::Bare;
 pub use client::Version;
 pub use config::{NfsClient, NfsConfig, NfsShare};
 pub use params::OnDelete;

@@ -20,7 +20,7 @@ pub(super) fn path_name(dir: &str) -> Vec<u8> {
     format!("{hex}.json").into_bytes()
 }
 
-/// Refuses a directory that exists, or is within a volume.
+/// Refuses a directory that is within a volume.
 pub(super) fn check_free(share: &Share, own: &Own, plan: &Plan) -> Result<()> {
     let told = |fault: Fault| share.fail(&format!("looking for directory {}", plan.dir))(fault);
     let mut ancestor = split(&plan.dir).0;
@@ -40,20 +40,7 @@ pub(super) fn check_free(share: &Share, own: &Own, plan: &Plan) -> Result<()> {
         }
         ancestor = split(dir).0;
     }
-    match share.walk(&own.root, &plan.dir) {
-        Ok(None) => Ok(()),
-        Ok(Some(_)) => Err(occupied(share, plan)),
-        Err(fault) if fault.is(Status::NOT_DIRECTORY) => Err(occupied(share, plan)),
-        Err(fault) => Err(told(fault)),
-    }
-}
-
-fn occupied(share: &Share, plan: &Plan) -> Error {
-    Error::AlreadyExists(format!(
-        "parameters[\"subDir\"]: {} on {} exists and is no directory of this driver; move it away, or choose another name",
-        plan.dir,
-        share.place()
-    ))
+    Ok(())
 }
 
 /// Whether the directory that was made for a volume is where it belongs.
@@ -101,38 +88,38 @@ fn place(share: &Share, own: &Own, record: &VolumeRecord) -> Result<()> {
         {
             return Err(Fault::Status(Status::EXISTS));
         }
-        found(share.rename(&own.tmp, record.draft.as_bytes(), &parent, name.as_bytes())).map(drop)
+        found(share.rename(&own.tmp, record.draft.as_bytes(), &parent, name.as_bytes()))
     };
-    match work() {
+    let error = match work() {
+        Ok(Some(())) => return Ok(()),
+        // Somebody else was faster, or an answer was lost.
+        Ok(None) if in_place(share, own, record)? => return Ok(()),
+        Ok(None) => Error::Unavailable(format!(
+            "the directory of volume {} was lost before it got to its place; repeat the call",
+            record.id
+        )),
         Err(fault) if fault.is(Status::EXISTS) || fault.is(Status::NOT_DIRECTORY) => {
-            Err(Error::AlreadyExists(format!(
-                "parameters[\"subDir\"]: {} on {} was made by somebody else meanwhile; move it away and repeat the call",
+            Error::AlreadyExists(format!(
+                "parameters[\"subDir\"]: {} on {} exists and is no directory of this driver; move it away, or choose another name",
                 record.dir,
                 share.place()
-            )))
+            ))
         }
-        other => other.told(share, &format!("moving the new directory to {}", record.dir)),
-    }?;
-    if in_place(share, own, record)? {
-        return Ok(());
-    }
-    let handle = Handle::parse(&record.id);
-    if let Some(handle) = handle {
+        Err(fault) => return Err(share.fail(&format!("moving the new directory to {}", record.dir))(fault)),
+    };
+    if let Some(handle) = Handle::parse(&record.id) {
         abandon(share, own, &handle, record)?;
     }
-    Err(Error::Unavailable(format!(
-        "the directory of volume {} was lost before it got to its place; repeat the call",
-        record.id
-    )))
+    Err(error)
 }
 
-/// Goes on with an intent: the directory to its place, the record to `volumes`.
-pub(super) fn finish(share: &Arc<Share>, own: &Own, record: VolumeRecord) -> Result<Found> {
+/// Goes on with an intent: the directory to its place, the record to `volumes`. `fresh`: it was begun a moment ago.
+pub(super) fn finish(share: &Arc<Share>, own: &Own, record: VolumeRecord, fresh: bool) -> Result<Found> {
     let handle = Handle::parse(&record.id).ok_or_else(|| Error::Corrupt {
         what: format!("the intent of {}", record.name),
         problem: "its id is no handle".into(),
     })?;
-    if !in_place(share, own, &record)? {
+    if fresh || !in_place(share, own, &record)? {
         place(share, own, &record)?;
     }
     let name = file_name(&handle.key);

@@ -65,6 +65,7 @@ async fn d19_a_restored_database_directory_is_the_one_that_was_saved() -> Result
         let id = w.make("db").await?;
         fill(&w.dir.join("db"))?;
         fs::set_permissions(w.dir.join("db"), fs::Permissions::from_mode(0o1770))?;
+        World::settle().await;
         let saved = portrait(&w.dir.join("db"))?;
         let snapshot = w.snapshot(&id, "saved").await?;
         fs::remove_dir_all(w.dir.join("db/pgdata"))?;

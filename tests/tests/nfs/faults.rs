@@ -63,8 +63,7 @@ async fn n1_a_server_that_hangs_does_not_hang_the_driver() -> Result<()> {
         ensure!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
         drop(probe);
         let stopped = Instant::now();
-        let restarted = w.restart();
-        tokio::time::timeout(Duration::from_secs(20), restarted).await.ok();
+        tokio::time::timeout(Duration::from_secs(20), w.stop()).await.context("the shutdown hangs")??;
         ensure!(stopped.elapsed() < Duration::from_secs(20), "the shutdown hangs");
         server.tell("signal CONT")?;
         w.restart().await?;
@@ -122,6 +121,7 @@ async fn a_server_that_squashes_root() -> Result<()> {
             "{text}"
         );
         std::os::unix::fs::chown(&dir, Some(1500), Some(1500))?;
+        World::settle().await;
         let w = World::at(&server, share, dir, &format!("{more}, uid: 1500, gid: 1500"))
             .await
             .with_context(|| format!("version {version}"))?;

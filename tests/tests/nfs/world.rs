@@ -59,15 +59,25 @@ impl World {
         Ok(Self { clients, scratch, share, dir, config, driver: Some(driver) })
     }
 
+    /// Stops the driver.
+    pub async fn stop(&mut self) -> Result<()> {
+        match self.driver.take() {
+            Some(driver) => driver.stop().await,
+            None => Ok(()),
+        }
+    }
+
     /// Stops the driver and starts another with the same configuration.
     pub async fn restart(&mut self) -> Result<()> {
-        if let Some(driver) = self.driver.take() {
-            driver.stop().await?;
-        }
-        let driver = InProcess::start(&self.config).await?;
+        self.stop().await?;
+        let driver = self.driver.insert(InProcess::start(&self.config).await?);
         self.clients = driver.clients().await?;
-        self.driver = Some(driver);
         Ok(())
+    }
+
+    /// The server notices what was done behind its back when the second is over.
+    pub async fn settle() {
+        tokio::time::sleep(Duration::from_millis(1100)).await;
     }
 
     /// A request with parameters.
