@@ -6,7 +6,7 @@ use provisioners::{Backend, Feature};
 
 /// A Markdown table: a row a backend, a column a feature.
 pub fn markdown(backends: &[Backend]) -> String {
-    let mut text = String::from("| backend | create, delete, mount, block |");
+    let mut text = String::from("| backend | create, delete, mount |");
     for feature in Feature::ALL {
         let _ = write!(text, " {} |", feature.title());
     }

@@ -32,6 +32,9 @@ pub struct NfsConfig {
     /// How long a deleted directory's removal waits for the next sweep when it was interrupted, and how old an
     /// abandoned copy must be.
     pub sweep: Duration,
+    /// Ends the process, as far as a test is concerned.
+    #[cfg(test)]
+    pub(super) death: Option<super::tests::Death>,
 }
 
 impl Default for NfsConfig {
@@ -46,6 +49,8 @@ impl Default for NfsConfig {
             tree_workers: 8,
             controller: false,
             sweep: Duration::from_secs(30),
+            #[cfg(test)]
+            death: None,
         }
     }
 }

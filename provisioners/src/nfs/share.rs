@@ -66,6 +66,9 @@ pub(super) struct Share {
     patience: Duration,
     /// Connects by a mounted directory.
     pub(super) mounted: Option<Arc<dyn super::Mounted>>,
+    /// Ends the process, as far as a test is concerned.
+    #[cfg(test)]
+    pub(super) death: Option<super::tests::Death>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -93,6 +96,8 @@ impl Share {
             calls: AtomicU64::new(0),
             patience: config.call_timeout,
             mounted: None,
+            #[cfg(test)]
+            death: None,
         }
     }
 
@@ -186,7 +191,11 @@ impl Share {
         loop {
             let outcome = self.session().and_then(|mut session| {
                 self.calls.fetch_add(1, Ordering::Relaxed);
+                #[cfg(test)]
+                super::tests::Death::before(self.death.as_ref())?;
                 let outcome = call(&mut *session);
+                #[cfg(test)]
+                super::tests::Death::after(self.death.as_ref())?;
                 match &outcome {
                     Err(fault) if fault.is_broken() => self.forget(),
                     _ => self.give_back(session),

@@ -56,6 +56,10 @@ impl Store {
         let by_mount = spec.client == super::NfsClient::Mount;
         let mut share = Share::new(id.clone(), spec, &self.config);
         share.mounted = self.mounted.clone().filter(|_| by_mount);
+        #[cfg(test)]
+        {
+            share.death.clone_from(&self.config.death);
+        }
         self.shares
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
