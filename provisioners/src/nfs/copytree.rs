@@ -13,6 +13,8 @@ use crate::{Ctx, Result};
 
 /// Files larger than this are copied in parts, by several workers.
 const PART: u64 = 16 << 20;
+/// Files that are not larger are read and written by one call each.
+const AT_ONCE: u64 = 64 << 10;
 /// How often the copy's directory is marked as alive, so that no sweep takes it for abandoned.
 const ALIVE: Duration = Duration::from_secs(5);
 
@@ -85,12 +87,14 @@ impl Copy<'_> {
         self.ctx.check()?;
         match job {
             Job::Small { name, node, to } => {
-                let fresh = self.make(&to.fh, &name)?;
-                if node.attr.size > 0 && !self.clone_file(&node.fh, &fresh)? {
-                    self.copy_range(&node.fh, &fresh, 0, node.attr.size, is_sparse(&node.attr))?;
+                if !self.at_once(&to.fh, &name, &node)? {
+                    let fresh = self.make(&to.fh, &name)?;
+                    if node.attr.size > 0 && !self.clone_file(&node.fh, &fresh)? {
+                        self.copy_range(&node.fh, &fresh, 0, node.attr.size, is_sparse(&node.attr))?;
+                    }
+                    self.xattrs(&node.fh, &fresh)?;
+                    self.finish(&fresh, &all_of(&node.attr))?;
                 }
-                self.xattrs(&node.fh, &fresh)?;
-                self.finish(&fresh, &all_of(&node.attr))?;
                 self.release(&to)
             }
             Job::Part { from, to, at, end, sparse, last } => {
@@ -98,6 +102,29 @@ impl Copy<'_> {
                 self.release(&last)
             }
         }
+    }
+
+    /// Copies a file that fits into one call. `false`: it does not, or there is more to it, or a name that is taken.
+    fn at_once(&self, dir: &Fh, name: &[u8], node: &Node) -> Result<bool, Problem> {
+        let attr = &node.attr;
+        if attr.size > AT_ONCE || is_sparse(attr) || attr.mode & 0o6000 != 0 {
+            return Ok(false);
+        }
+        if self.share.ask(|s| s.xattrs(&node.fh))?.is_some_and(|names| !names.is_empty()) {
+            return Ok(false);
+        }
+        let (content, _) =
+            self.share.ask(|s| s.read(&node.fh, 0, u32::try_from(AT_ONCE).unwrap_or(u32::MAX)))?;
+        if content.len() as u64 != attr.size {
+            return Ok(false);
+        }
+        let (first, last) = (Set { mode: Some(0o600), ..Set::default() }, all_of(attr));
+        match self.share.ask(|s| s.put(dir, name, &content, &first, Some(&last))) {
+            Err(fault) if fault.is(Status::EXISTS) => return Ok(false),
+            other => other?,
+        };
+        self.bytes.fetch_add(attr.size, Ordering::Relaxed);
+        Ok(true)
     }
 
     /// Makes a file; one that an earlier try of the same call has made is taken.

@@ -202,9 +202,12 @@ impl Session for LocalSession {
         self.node(fh)
     }
 
-    fn put(&mut self, dir: &Fh, name: &[u8], content: &[u8], set: &Set) -> Outcome<Node> {
+    fn put(&mut self, dir: &Fh, name: &[u8], content: &[u8], set: &Set, last: Option<&Set>) -> Outcome<Node> {
         let (fh, mut file) = self.create_new(dir, name, set)?;
         done(file.write_all(content).and_then(|()| file.sync_all()))?;
+        if let Some(last) = last {
+            self.set(&fh, last)?;
+        }
         self.node(fh)
     }
 

@@ -30,7 +30,7 @@ enum Call {
     Attr(Fh),
     Set(Fh, Set),
     Create(Fh, Vec<u8>, Set),
-    Put(Fh, Vec<u8>, Vec<u8>, Set),
+    Put(Fh, Vec<u8>, Vec<u8>, Set, Option<Set>),
     Get(Fh, Vec<u8>),
     Make(Fh, Vec<u8>, Thing, Set),
     Read(Fh, u64, u32),
@@ -173,8 +173,8 @@ impl Session for RemoteSession {
         self.call(&Call::Create(dir.clone(), name.to_vec(), set.clone()))
     }
 
-    fn put(&mut self, dir: &Fh, name: &[u8], content: &[u8], set: &Set) -> Outcome<Node> {
-        self.call(&Call::Put(dir.clone(), name.to_vec(), content.to_vec(), set.clone()))
+    fn put(&mut self, dir: &Fh, name: &[u8], content: &[u8], set: &Set, last: Option<&Set>) -> Outcome<Node> {
+        self.call(&Call::Put(dir.clone(), name.to_vec(), content.to_vec(), set.clone(), last.cloned()))
     }
 
     fn get(&mut self, dir: &Fh, name: &[u8]) -> Outcome<(Node, Vec<u8>)> {
@@ -285,7 +285,7 @@ fn answer(s: &mut LocalSession, call: Call, to: &mut impl Write) -> io::Result<(
         Call::Attr(fh) => tell!(s.attr(&fh)),
         Call::Set(fh, set) => tell!(s.set(&fh, &set)),
         Call::Create(dir, name, set) => tell!(s.create(&dir, &name, &set)),
-        Call::Put(dir, name, content, set) => tell!(s.put(&dir, &name, &content, &set)),
+        Call::Put(dir, name, content, set, last) => tell!(s.put(&dir, &name, &content, &set, last.as_ref())),
         Call::Get(dir, name) => tell!(s.get(&dir, &name)),
         Call::Make(dir, name, thing, set) => tell!(s.make(&dir, &name, &thing.special(), &set)),
         Call::Read(fh, at, count) => tell!(s.read(&fh, at, count)),

@@ -46,10 +46,17 @@ pub(super) struct Own {
 }
 
 /// What was found out when connecting, for the next connections.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Known {
     version: Version,
     address: std::net::SocketAddr,
+    shortcut: Option<(u16, Fh)>,
+}
+
+/// A connection that could not be made: when, and why.
+struct Failure {
+    at: Instant,
+    why: String,
 }
 
 /// One share.
@@ -59,6 +66,8 @@ pub(super) struct Share {
     endpoint: Endpoint,
     idle: Mutex<Vec<(Box<dyn Session>, Instant)>>,
     known: Mutex<Option<Known>>,
+    /// One connects at a time: a server takes only some at once, and makes the others wait for seconds.
+    connecting: Mutex<Option<Failure>>,
     own: Mutex<Option<Own>>,
     /// Calls that were sent.
     calls: AtomicU64,
@@ -85,6 +94,7 @@ impl Share {
             gid: spec.gid,
             privileged: !spec.any_port,
             timeout: config.call_timeout,
+            shortcut: None,
         };
         Self {
             id,
@@ -92,6 +102,7 @@ impl Share {
             endpoint,
             idle: Mutex::default(),
             known: Mutex::default(),
+            connecting: Mutex::default(),
             own: Mutex::default(),
             calls: AtomicU64::new(0),
             patience: config.call_timeout,
@@ -132,7 +143,7 @@ impl Share {
                 return Ok(session);
             }
         }
-        self.connect()
+        self.in_turn()
     }
 
     /// A connection that can be used again.
@@ -143,6 +154,22 @@ impl Share {
         }
     }
 
+    /// A new connection, or one that was given back while this call waited for its turn. What has failed meanwhile has
+    /// failed for this call, too.
+    fn in_turn(&self) -> Outcome<Box<dyn Session>> {
+        let asked = Instant::now();
+        let mut turn = lock(&self.connecting);
+        if let Some((session, _)) = lock(&self.idle).pop() {
+            return Ok(session);
+        }
+        if let Some(failure) = turn.as_ref().filter(|failure| failure.at > asked) {
+            return Err(Fault::Lost(std::io::Error::other(failure.why.clone())));
+        }
+        let connected = self.connect();
+        *turn = connected.as_ref().err().map(|fault| Failure { at: Instant::now(), why: fault.to_string() });
+        connected
+    }
+
     fn connect(&self) -> Outcome<Box<dyn Session>> {
         if let (Some(dir), NfsClient::Local) = (&self.spec.local, self.spec.client) {
             return Ok(Box::new(LocalSession::new(dir.clone())));
@@ -150,9 +177,10 @@ impl Share {
         if let Some(mounted) = &self.mounted {
             return super::remote::connect(mounted.as_ref(), &self.spec, self.patience);
         }
-        let known = *lock(&self.known);
+        let known = lock(&self.known).clone();
         if let Some(known) = known {
-            match connect(known.version, known.address, &self.endpoint) {
+            let endpoint = Endpoint { shortcut: known.shortcut, ..self.endpoint.clone() };
+            match connect(known.version, known.address, &endpoint) {
                 Err(Fault::Lost(_) | Fault::NoVersion(_)) => *lock(&self.known) = None,
                 other => return other,
             }
@@ -174,7 +202,10 @@ impl Share {
         for address in addresses {
             for version in &versions {
                 match connect(*version, address, &self.endpoint) {
-                    Ok(session) => return Ok((session, Known { version: *version, address })),
+                    Ok(session) => {
+                        let shortcut = session.shortcut();
+                        return Ok((session, Known { version: *version, address, shortcut }));
+                    }
                     // Where nobody listens for version 4, somebody may for version 3, at the port mapper.
                     Err(fault @ (Fault::NoVersion(_) | Fault::Lost(_) | Fault::Denied(_))) => last = fault,
                     Err(fault) => return Err(fault),
@@ -243,6 +274,7 @@ impl Share {
         match work(&self.own()?) {
             Err(fault) if fault.is(Status::STALE) || fault.is(Status::BAD_HANDLE) => {
                 *lock(&self.own) = None;
+                *lock(&self.known) = None;
                 self.forget();
                 work(&self.own()?)
             }
@@ -279,10 +311,10 @@ impl Share {
     /// Writes a small file under a name that only we use; what an attempt before may have left is replaced.
     pub(super) fn put(&self, dir: &Fh, name: &[u8], content: &[u8]) -> Outcome<Node> {
         let set = Set { mode: Some(0o600), ..Set::default() };
-        match self.ask(|s| s.put(dir, name, content, &set)) {
+        match self.ask(|s| s.put(dir, name, content, &set, None)) {
             Err(fault) if fault.is(Status::EXISTS) => {
                 self.remove(dir, name)?;
-                self.ask(|s| s.put(dir, name, content, &set))
+                self.ask(|s| s.put(dir, name, content, &set, None))
             }
             other => other,
         }

@@ -158,13 +158,18 @@ pub(super) trait Session: Send {
     /// `3`, `4.1` or `4.2`.
     fn version(&self) -> &'static str;
     fn limits(&self) -> Limits;
+    /// What spares the next connection to ask again for it: the port, and the root's handle (version 3).
+    fn shortcut(&self) -> Option<(u16, Fh)> {
+        None
+    }
     fn lookup(&mut self, dir: &Fh, name: &[u8]) -> Outcome<Node>;
     fn attr(&mut self, fh: &Fh) -> Outcome<Attr>;
     fn set(&mut self, fh: &Fh, set: &Set) -> Outcome<()>;
     /// Makes a file that must not exist.
     fn create(&mut self, dir: &Fh, name: &[u8], set: &Set) -> Outcome<Node>;
-    /// Makes a small file that must not exist, with content that is on disk afterwards.
-    fn put(&mut self, dir: &Fh, name: &[u8], content: &[u8], set: &Set) -> Outcome<Node>;
+    /// Makes a small file that must not exist, with content that is on disk afterwards, and then sets attributes if there
+    /// are any to be set `last`.
+    fn put(&mut self, dir: &Fh, name: &[u8], content: &[u8], set: &Set, last: Option<&Set>) -> Outcome<Node>;
     /// A small file's handle, attributes and content.
     fn get(&mut self, dir: &Fh, name: &[u8]) -> Outcome<(Node, Vec<u8>)>;
     fn make(&mut self, dir: &Fh, name: &[u8], what: &Special<'_>, set: &Set) -> Outcome<Node>;
@@ -369,6 +374,8 @@ pub(super) struct Endpoint {
     pub(super) privileged: bool,
     /// How long one call may take.
     pub(super) timeout: Duration,
+    /// See [`Session::shortcut`].
+    pub(super) shortcut: Option<(u16, Fh)>,
 }
 
 /// Connects.

@@ -31,6 +31,7 @@ const PAGE: u32 = 64 << 10;
 pub(super) struct Session3 {
     client: Nfs3Client<Wire>,
     root: Fh,
+    port: u16,
     limits: Limits,
     timeout: Duration,
 }
@@ -51,15 +52,15 @@ macro_rules! call {
 
 impl Session3 {
     pub(super) fn connect(address: SocketAddr, to: &Endpoint) -> Outcome<Self> {
-        let root = mount(address, to)?;
-        let port = match to.port {
-            Some(port) => port,
-            None => mapped(address, to, PROGRAM, VERSION)?,
+        let (port, root) = match (&to.shortcut, to.port) {
+            (Some((port, root)), _) => (*port, root.clone()),
+            (None, Some(port)) => (port, mount(address, to)?),
+            (None, None) => (mapped(address, to, PROGRAM, VERSION)?, mount(address, to)?),
         };
         let wire = Wire::connect(address, port, to)?;
         let client = Nfs3Client::new_with_auth(wire, credential(to), opaque_auth::default());
         let limits = Limits { read: 0, write: 0 };
-        let mut session = Self { client, root, limits, timeout: to.timeout };
+        let mut session = Self { client, root, port, limits, timeout: to.timeout };
         let info = call!(session, fsinfo, FSINFO3args { fsroot: handle(&session.root) })?;
         session.limits =
             Limits { read: info.rtmax.clamp(4096, 1 << 20), write: info.wtmax.clamp(4096, 1 << 20) };
@@ -117,6 +118,10 @@ impl Session for Session3 {
         self.limits
     }
 
+    fn shortcut(&self) -> Option<(u16, Fh)> {
+        Some((self.port, self.root.clone()))
+    }
+
     fn lookup(&mut self, dir: &Fh, name: &[u8]) -> Outcome<Node> {
         let found = call!(self, lookup, LOOKUP3args { what: at(dir, name) })?;
         match found.obj_attributes {
@@ -146,7 +151,7 @@ impl Session for Session3 {
         self.made(dir, name, made.obj, made.obj_attributes)
     }
 
-    fn put(&mut self, dir: &Fh, name: &[u8], content: &[u8], set: &Set) -> Outcome<Node> {
+    fn put(&mut self, dir: &Fh, name: &[u8], content: &[u8], set: &Set, last: Option<&Set>) -> Outcome<Node> {
         let node = self.create(dir, name, set)?;
         let args = WRITE3args {
             file: handle(&node.fh),
@@ -156,10 +161,13 @@ impl Session for Session3 {
             data: Opaque::borrowed(content),
         };
         let written = call!(self, write, args)?;
-        if written.count as usize == content.len() && written.committed == stable_how::FILE_SYNC {
-            return Ok(node);
+        if written.count as usize != content.len() || written.committed != stable_how::FILE_SYNC {
+            return Err(Fault::Protocol("the server took a part of a small write only".into()));
         }
-        Err(Fault::Protocol("the server took a part of a small write only".into()))
+        if let Some(last) = last {
+            self.set(&node.fh, last)?;
+        }
+        Ok(node)
     }
 
     fn get(&mut self, dir: &Fh, name: &[u8]) -> Outcome<(Node, Vec<u8>)> {

@@ -15,11 +15,14 @@ const UNSTABLE: u32 = 0;
 pub(super) const FILE_SYNC: u32 = 2;
 
 /// Operations, in the order in which the server does them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Request {
-    pub(super) operations: u32,
-    pub(super) body: Writer,
+    operations: u32,
+    body: Writer,
 }
+
+/// Where in a request the number of its operations is: after an empty tag and the minor version.
+const COUNT: usize = 8;
 
 macro_rules! operation {
     ($($(#[$doc:meta])* $name:ident = $number:literal ($($arg:ident: $type:ty),*) |$body:ident| $write:block)*) => {$(
@@ -35,6 +38,13 @@ macro_rules! operation {
 }
 
 impl Request {
+    /// A request without operations.
+    pub(super) fn new(minor: u32) -> Self {
+        let mut body = Writer::default();
+        body.bytes(b"").u32(minor).u32(0);
+        Self { operations: 0, body }
+    }
+
     operation! {
         fh = 22(fh: &Fh) |body| { body.bytes(fh); }
         root = 24() |_body| {}
@@ -54,6 +64,7 @@ impl Request {
         write = 38(at: u64, data: &[u8]) |body| { body.fixed(&ANONYMOUS).u64(at).u32(UNSTABLE).bytes(data); }
         /// To the file that was opened by the operation before.
         write_opened = 38(data: &[u8]) |body| { body.fixed(&CURRENT).u64(0).u32(FILE_SYNC).bytes(data); }
+        set_opened = 34(set: &Set) |body| { body.fixed(&CURRENT); attrs::write(body, set); }
         commit = 5() |body| { body.u64(0).u32(0); }
         close = 4() |body| { body.u32(0).fixed(&CURRENT); }
         /// Makes a file that must not exist, and opens it.
@@ -117,10 +128,9 @@ impl Request {
     }
 
     /// The whole request.
-    pub(super) fn encode(&self, minor: u32) -> Writer {
-        let mut writer = Writer(Vec::with_capacity(self.body.0.len() + 16));
-        writer.bytes(b"").u32(minor).u32(self.operations).fixed(&self.body.0);
-        writer
+    pub(super) fn encode(mut self) -> Writer {
+        self.body.0[COUNT..COUNT + 4].copy_from_slice(&self.operations.to_be_bytes());
+        self.body
     }
 }
 

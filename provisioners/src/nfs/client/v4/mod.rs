@@ -68,11 +68,15 @@ impl Session4 {
         // Each connection is a client of its own, so that none disturbs another.
         let owner = [&b"volumectl-"[..], &random::<16>()].concat();
         let verifier = random();
-        let mut answer = self.send(Request::default().exchange_id(&owner, &verifier))?;
+        let mut request = Request::new(self.minor);
+        request.exchange_id(&owner, &verifier);
+        let mut answer = self.send(request)?;
         let reader = answer.next()?;
         self.client = reader.u64()?;
         let sequence = reader.u32()?;
-        let mut answer = self.send(Request::default().create_session(self.client, sequence, LARGEST))?;
+        let mut request = Request::new(self.minor);
+        request.create_session(self.client, sequence, LARGEST);
+        let mut answer = self.send(request)?;
         let reader = answer.next()?;
         self.session.copy_from_slice(reader.take(16)?);
         // Sequence, flags, then what the server allows: padding, largest request, largest answer.
@@ -80,7 +84,9 @@ impl Session4 {
         let (request, answer) = (reader.u32()?, reader.u32()?);
         let room = |size: u32| size.saturating_sub(4096).clamp(4096, 1 << 20);
         self.limits = Limits { read: room(answer), write: room(request) };
-        match self.call(Request::default().reclaim_complete()) {
+        let mut request = self.request();
+        request.reclaim_complete();
+        match self.call(request) {
             // Some servers forget that one was made before.
             Ok(_) => Ok(()),
             Err(Fault::Status(status)) if !status.ends_session() && status != Status::DELAY => Ok(()),
@@ -90,14 +96,14 @@ impl Session4 {
 
     /// Walks to the share. The path is that of the pseudo file system (RFC 8881, 7.3).
     fn find_root(&mut self, path: &str) -> Outcome<()> {
-        let mut request = Request::default();
+        let mut request = self.request();
         request.root();
         let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
         for name in &names {
             request.lookup(name.as_bytes());
         }
         request.get_fh().attr(&[attrs::MAXREAD, attrs::MAXWRITE]);
-        let mut answer = self.call(&mut request)?;
+        let mut answer = self.call(request)?;
         answer.skip(1 + names.len()).map_err(|fault| match fault {
             Fault::Status(Status::NO_ENTRY) => Fault::Denied(format!("the server exports no {path}")),
             other => other,
@@ -111,20 +117,22 @@ impl Session4 {
         Ok(())
     }
 
-    fn send(&mut self, request: &Request) -> Outcome<Answer> {
-        let message = request.encode(self.minor);
+    fn send(&mut self, request: Request) -> Outcome<Answer> {
+        let message = request.encode();
         let call = self.rpc.call::<_, Reader>(PROGRAM, VERSION, COMPOUND, &message);
         Answer::begin(at_once(self.timeout, call)?)
     }
 
-    /// Sends operations within the session.
-    fn call(&mut self, request: &mut Request) -> Outcome<Answer> {
-        let mut whole = Request::default();
+    /// A request within the session.
+    fn request(&mut self) -> Request {
         self.sequence = self.sequence.wrapping_add(1);
-        whole.sequence(&self.session, self.sequence);
-        whole.operations += request.operations;
-        whole.body.fixed(&request.body.0);
-        let mut answer = self.send(&whole)?;
+        let mut request = Request::new(self.minor);
+        request.sequence(&self.session, self.sequence);
+        request
+    }
+
+    fn call(&mut self, request: Request) -> Outcome<Answer> {
+        let mut answer = self.send(request)?;
         match answer.next() {
             Ok(reader) => reader.take(16 + 5 * 4)?,
             Err(fault) => {
@@ -136,21 +144,31 @@ impl Session4 {
         Ok(answer)
     }
 
-    /// The same, beginning at a file.
+    /// Sends operations that begin at a file.
     fn at(&mut self, fh: &Fh, more: impl FnOnce(&mut Request) -> &mut Request) -> Outcome<Answer> {
-        let mut request = Request::default();
+        let mut request = self.request();
         more(request.fh(fh));
-        let mut answer = self.call(&mut request)?;
+        let mut answer = self.call(request)?;
         answer.skip(1)?;
         Ok(answer)
     }
 
-    fn open_new(&mut self, dir: &Fh, name: &[u8], content: Option<&[u8]>, set: &Set) -> Outcome<Node> {
+    fn open_new(
+        &mut self,
+        dir: &Fh,
+        name: &[u8],
+        content: Option<&[u8]>,
+        set: &Set,
+        last: Option<&Set>,
+    ) -> Outcome<Node> {
         let client = self.client;
         let mut answer = self.at(dir, |request| {
             request.create_file(client, name, set);
             if let Some(content) = content {
                 request.write_opened(content);
+            }
+            if let Some(last) = last {
+                request.set_opened(last);
             }
             request.close().get_fh().file_attr()
         })?;
@@ -163,6 +181,9 @@ impl Session4 {
                 return Err(Fault::Protocol("the server took a part of a small write only".into()));
             }
         }
+        if last.is_some() {
+            answer.next()?.bitmap()?;
+        }
         answer.next()?.take(16)?;
         answer.node()
     }
@@ -172,8 +193,12 @@ impl Drop for Session4 {
     /// Tells the server that the session is over, so that it need not wait for its lease; what it answers is of no use.
     fn drop(&mut self) {
         if self.session != [0; 16] {
-            let _ = self.send(Request::default().destroy_session(&self.session.clone()));
-            let _ = self.send(Request::default().destroy_client(self.client));
+            let mut request = Request::new(self.minor);
+            request.destroy_session(&self.session);
+            let _ = self.send(request);
+            let mut request = Request::new(self.minor);
+            request.destroy_client(self.client);
+            let _ = self.send(request);
         }
     }
 }
@@ -207,11 +232,11 @@ impl Session for Session4 {
     }
 
     fn create(&mut self, dir: &Fh, name: &[u8], set: &Set) -> Outcome<Node> {
-        self.open_new(dir, name, None, set)
+        self.open_new(dir, name, None, set, None)
     }
 
-    fn put(&mut self, dir: &Fh, name: &[u8], content: &[u8], set: &Set) -> Outcome<Node> {
-        self.open_new(dir, name, Some(content), set)
+    fn put(&mut self, dir: &Fh, name: &[u8], content: &[u8], set: &Set, last: Option<&Set>) -> Outcome<Node> {
+        self.open_new(dir, name, Some(content), set, last)
     }
 
     fn get(&mut self, dir: &Fh, name: &[u8]) -> Outcome<(Node, Vec<u8>)> {
