@@ -47,6 +47,7 @@ mod plan;
 mod record;
 mod remote;
 mod removal;
+mod renames;
 mod share;
 mod snapshot;
 mod store;

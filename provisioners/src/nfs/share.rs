@@ -13,6 +13,7 @@ use super::errors::failed;
 use super::handle::ShareId;
 use super::local::LocalSession;
 use super::params::version_of;
+use super::renames::Renames;
 use crate::{Error, Result};
 
 /// The driver's directory at the share's root.
@@ -69,6 +70,7 @@ pub(super) struct Share {
     /// One connects at a time: a server takes only some at once, and makes the others wait for seconds.
     connecting: Mutex<Option<Failure>>,
     own: Mutex<Option<Own>>,
+    renames: Renames,
     /// Calls that were sent.
     calls: AtomicU64,
     /// For how long passing troubles are waited out.
@@ -104,6 +106,7 @@ impl Share {
             known: Mutex::default(),
             connecting: Mutex::default(),
             own: Mutex::default(),
+            renames: Renames::default(),
             calls: AtomicU64::new(0),
             patience: config.call_timeout,
             mounted: None,
@@ -166,6 +169,7 @@ impl Share {
             return Err(Fault::Lost(std::io::Error::other(failure.why.clone())));
         }
         let connected = self.connect();
+        tracing::debug!(share = %self.place(), waited = ?asked.elapsed(), ok = connected.is_ok(), "connecting");
         *turn = connected.as_ref().err().map(|fault| Failure { at: Instant::now(), why: fault.to_string() });
         connected
     }
@@ -224,7 +228,7 @@ impl Share {
                 self.calls.fetch_add(1, Ordering::Relaxed);
                 #[cfg(test)]
                 super::tests::Death::before(self.death.as_ref())?;
-                let outcome = call(&mut *session);
+                let outcome = self.renames.beside(|| call(&mut *session));
                 #[cfg(test)]
                 super::tests::Death::after(self.death.as_ref())?;
                 match &outcome {
@@ -334,7 +338,7 @@ impl Share {
 
     /// Renames; a repeat after a lost answer finds the old name gone, so that is not told from success here.
     pub(super) fn rename(&self, from: &Fh, name: &[u8], to: &Fh, new: &[u8]) -> Outcome<()> {
-        self.ask(|s| s.rename(from, name, to, new))
+        self.renames.alone(|| self.ask(|s| s.rename(from, name, to, new)))
     }
 
     /// Gives a file a second name. `false`: that name is taken.
