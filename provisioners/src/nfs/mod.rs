@@ -12,7 +12,7 @@
 //!   retained/<key>.<number>.json     records of volumes that were deleted and kept
 //! ```
 //!
-//! The controller speaks NFS itself ([`client`]) and mounts nothing. Every change is one that the server does at once
+//! The controller speaks NFS itself (`client/`) and mounts nothing. Every change is one that the server does at once
 //! (mkdir, link, rename), so that it is durable when it is answered (RFC 1813, 4.8) and of two who try, one succeeds.
 
 use std::process::Child;
