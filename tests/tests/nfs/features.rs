@@ -9,7 +9,7 @@ use csi_proto::v1 as pb;
 use e2e::requests::{self as ask, MIB};
 use tonic::Code;
 
-use crate::world::{SIZE, VERSIONS, World};
+use crate::world::{SIZE, VERSIONS, World, from_snapshot, from_volume};
 
 /// What the external-provisioner says of a claim.
 fn claim(request: &mut pb::CreateVolumeRequest, namespace: &str, name: &str) {
@@ -428,4 +428,110 @@ async fn ten_thousand_volumes_are_listed() -> Result<()> {
     ensure!(seen == 10_000);
     tokio::time::timeout(Duration::from_secs(5), w.get(&id)).await??;
     Ok(())
+}
+
+/// N3, N4: the controller mounts nothing and starts no process, so there is no mount option to lose and no mount to leak.
+#[tokio::test(flavor = "multi_thread")]
+async fn n3_n4_the_controller_mounts_nothing() -> Result<()> {
+    let Some(w) = World::new("n4", "3").await? else { return Ok(()) };
+    let mounts = || fs::read_to_string("/proc/self/mountinfo").map(|table| table.matches(&w.share).count());
+    let before = mounts()?;
+    let id = w.make("v").await?;
+    fs::write(w.dir.join("v/file"), "x")?;
+    let snapshot = w.snapshot(&id, "snap").await?.snapshot_id;
+    w.copy("copy", from_snapshot(&snapshot)).await?;
+    ensure!(mounts()? == before && w.scratch.mounts().is_empty());
+    w.delete_snapshot(&snapshot).await?;
+    w.delete(&id).await?;
+    w.delete("main:copy").await?;
+    w.until_clean().await?;
+    ensure!(mounts()? == before);
+    Ok(())
+}
+
+/// N5: a call that is repeated while it runs joins the running one, instead of being told that it runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn n5_repeated_calls_join_the_running_one() -> Result<()> {
+    let Some(w) = World::new("n5", "4.1").await? else { return Ok(()) };
+    let id = w.make("source").await?;
+    for i in 0..500 {
+        fs::write(w.dir.join(format!("source/{i}")), "x")?;
+    }
+    let copies = (0..8).map(|_| w.copy("copy", from_volume(&id)));
+    for copy in futures(copies.collect()).await {
+        ensure!(copy? == "main:copy");
+    }
+    ensure!(w.ids().await? == ["main:copy", "main:source"]);
+    Ok(())
+}
+
+/// D8: what works on one directory excludes what would take it away, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn d8_deletion_waits_for_what_reads_the_directory() -> Result<()> {
+    let Some(w) = World::new("d8", "4.1").await? else { return Ok(()) };
+    let id = w.make("source").await?;
+    for i in 0..2000 {
+        fs::write(w.dir.join(format!("source/{i}")), "x")?;
+    }
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        w.delete(&id).await
+    };
+    let (snapshot, deleted) = tokio::join!(w.snapshot(&id, "snap"), later);
+    let snapshot = snapshot?.snapshot_id;
+    if let Err(error) = deleted {
+        ensure!(error.code() == Code::Aborted && error.message().contains("CreateSnapshot"), "{error}");
+        w.delete(&id).await?;
+    }
+    w.copy("restored", from_snapshot(&snapshot)).await?;
+    ensure!(fs::read_dir(w.dir.join("restored"))?.count() == 2000, "the snapshot is whole");
+    Ok(())
+}
+
+/// Several shares in one configuration: a class chooses, and the list has all.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_shares_are_served_by_one_driver() -> Result<()> {
+    let Some(mut w) = World::new("several", "4.1").await? else { return Ok(()) };
+    let server = e2e::nfs::Nfs::shared("several")?.context("a server")?;
+    let (second, dir) = server.share("second")?;
+    let more = format!("}}, {{name: archive, server: \"{}\", share: {second}}}]", server.address);
+    w.config = w.config.replace("}]", &more);
+    w.restart().await?;
+    let unnamed = w.create(World::request("v", &[])).await.err().context("which share")?;
+    ensure!(
+        unnamed.code() == Code::InvalidArgument && unnamed.message().contains("main, archive"),
+        "{unnamed}"
+    );
+    for share in ["main", "archive"] {
+        let volume = w.create(World::request("v", &[("shareName", share)])).await?;
+        ensure!(volume.volume_id == format!("{share}:v"));
+    }
+    ensure!(w.dir.join("v").is_dir() && dir.join("v").is_dir());
+    ensure!(w.ids().await? == ["archive:v", "main:v"]);
+    let mut elsewhere = World::request("copy", &[("shareName", "main")]);
+    elsewhere.volume_content_source = Some(from_volume("archive:v"));
+    let error = w.create(elsewhere).await.err().context("from another share")?;
+    ensure!(error.code() == Code::InvalidArgument && error.message().contains("same share"), "{error}");
+    w.delete("archive:v").await?;
+    ensure!(w.dir.join("v").is_dir() && !dir.join("v").exists());
+    Ok(())
+}
+
+/// Runs futures at once.
+async fn futures<F: Future>(all: Vec<F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = all.into_iter().map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        for (future, output) in running.iter_mut().filter(|(_, output)| output.is_none()) {
+            if let std::task::Poll::Ready(value) = future.as_mut().poll(context) {
+                *output = Some(value);
+            }
+        }
+        if running.iter().all(|(_, output)| output.is_some()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, output)| output).collect()
 }

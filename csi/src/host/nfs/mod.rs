@@ -278,3 +278,6 @@ fn shown(numbers: &Numbers) -> VolumeStats {
 fn abnormal(text: &str) -> VolumeStats {
     VolumeStats { bytes: Usage::default(), inodes: None, condition: Condition::abnormal(text), block: false }
 }
+
+#[cfg(test)]
+mod tests;
