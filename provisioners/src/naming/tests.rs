@@ -106,4 +106,21 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn whatever_a_path_template_makes_stays_below_the_share(
+        template in "[a-z./${}]{0,20}",
+        value in "(\\.\\./|/|\\.volumectl|[a-z.]|\\PC|\\x00){0,12}",
+    ) {
+        let pvc = PvcMeta { name: Some(value), ..claim() };
+        for text in [template.clone(), format!("{template}${{pvc.name}}"), "a/${pvc.name}/b".into()] {
+            if let Ok(path) = NameTemplate::parse_path(&text).and_then(|it| it.render(&pvc, "n")) {
+                prop_assert!(!path.is_empty() && path.len() <= PATH_MAX && !path.starts_with('/'));
+                for part in path.split('/') {
+                    prop_assert!(!["", ".", ".."].contains(&part) && part.len() <= 255, "{path:?}");
+                    prop_assert!(!part.starts_with(".volumectl") && !part.chars().any(char::is_control), "{path:?}");
+                }
+            }
+        }
+    }
 }

@@ -194,3 +194,35 @@ impl Answer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_request_counts_its_operations() {
+        let mut request = Request::new(1);
+        request.fh(&vec![1, 2, 3, 4]).lookup(b"name").get_fh().file_attr();
+        let bytes = request.encode().0;
+        // An empty tag, the minor version, four operations, the first of them PUTFH.
+        assert_eq!(bytes[..16], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 22]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_the_client_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), good in any::<bool>()) {
+            if good {
+                // A head that leads on: status, empty tag, two operations, the first of them done.
+                let head = [[0; 4], [0; 4], [0, 0, 0, 2], [0; 4], [0; 4]].concat();
+                bytes.splice(0..0, head);
+            }
+            let begin = || Answer::begin(Reader::new(bytes.clone()));
+            let _ = begin().and_then(|mut answer| answer.node());
+            let _ = begin().and_then(|mut answer| answer.opened());
+            let _ = begin().and_then(|mut answer| attrs::read(answer.next()?));
+            let _ = begin().and_then(|mut answer| answer.skip(usize::from(u8::MAX)));
+        }
+    }
+}
