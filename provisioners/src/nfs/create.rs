@@ -44,6 +44,12 @@ impl Store {
 
     /// A volume that exists is the answer if it is what was asked for.
     fn accept(&self, plan: &Plan, found: &Found) -> Result<Volume> {
+        if found.record.cluster != self.config.owner {
+            return Err(Error::AlreadyExists(format!(
+                "volume {} exists and belongs to cluster {:?}, not to {:?}",
+                plan.id, found.record.cluster, self.config.owner
+            )));
+        }
         if let Some(what) = plan.differs(&self.config, &found.record)? {
             return Err(Error::AlreadyExists(format!("volume {} exists and differs: {what}", plan.id)));
         }

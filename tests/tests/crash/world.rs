@@ -113,15 +113,28 @@ impl World {
 
     /// Makes a call and repeats it as a sidecar does.
     pub async fn repeat(&mut self, operation: Operation, subject: Subject) -> Result<Answer> {
-        let begun = Instant::now();
+        let (begun, mut shaken) = (Instant::now(), false);
         loop {
             match operations::call(self.clients().await?, operation, subject.clone()).await {
                 Err(status) if may_repeat(&status) && begun.elapsed() < Duration::from_secs(100) => {
+                    if is_open_elsewhere(&status) && !shaken && begun.elapsed() > Duration::from_secs(45) {
+                        shaken = true;
+                        self.forget_ghosts(&status)?;
+                    }
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 other => return other.with_context(|| format!("{operation:?}")),
             }
         }
+    }
+
+    /// A client that was killed in the moment in which its watch is registered is listed as a watcher for ever: the OSD has
+    /// written it down, but starts no timer for a session that is gone (Ceph, `PrimaryLogPG::do_osd_op_effects`). Peering
+    /// anew reads what is written, and the timer starts.
+    fn forget_ghosts(&self, status: &tonic::Status) -> Result<()> {
+        let Kind::Rbd(ceph) = self.kind else { return Ok(()) };
+        println!("crash test: a watcher outlives its time, the OSDs peer anew: {}", status.message());
+        ceph.run("ceph", &["osd", "down", "0", "1", "2"]).map(drop)
     }
 
     /// How long an operation takes when nothing interrupts it, as far as it was seen.
@@ -386,7 +399,12 @@ impl World {
     async fn wait_for_purge(&self, ceph: &Ceph) -> Result<()> {
         let place = self.home.trim_start_matches("ceph:").trim_end_matches('/');
         let mut left = String::new();
-        for _ in 0..150 {
+        for second in 0..150 {
+            if second == 75 {
+                // See `forget_ghosts`: what has a watcher is not purged.
+                println!("crash test: not purged yet, the OSDs peer anew: {left}");
+                ceph.run("ceph", &["osd", "down", "0", "1", "2"])?;
+            }
             left = ceph.run("rbd", &["ls", place])? + &ceph.run("rbd", &["trash", "ls", place])?;
             if left.trim().is_empty() {
                 return Ok(());
@@ -400,7 +418,12 @@ impl World {
 /// What a sidecar repeats. A client that was killed is a user of its images until the cluster has noticed.
 fn may_repeat(status: &tonic::Status) -> bool {
     use tonic::Code::{Aborted, DeadlineExceeded, FailedPrecondition, Unavailable};
-    let in_use = ["in use by client", "open elsewhere"].iter().any(|words| status.message().contains(words));
     matches!(status.code(), Aborted | Unavailable | DeadlineExceeded)
-        || status.code() == FailedPrecondition && in_use
+        || status.code() == FailedPrecondition && is_open_elsewhere(status)
+}
+
+fn is_open_elsewhere(status: &tonic::Status) -> bool {
+    ["in use by client", "open elsewhere", "still open by"]
+        .iter()
+        .any(|words| status.message().contains(words))
 }

@@ -367,6 +367,8 @@ async fn another_clusters_volumes_are_not_deleted() -> Result<()> {
     let error = w.delete(&id).await.err().context("not ours")?;
     ensure!(error.code() == Code::FailedPrecondition && error.message().contains("\"test\""), "{error}");
     ensure!(w.delete_snapshot(&snapshot).await.is_err());
+    let error = w.make("theirs").await.err().context("the name is taken")?;
+    ensure!(format!("{error:#}").contains("belongs to cluster"), "{error:#}");
     ensure!(w.dir.join("theirs").is_dir());
     Ok(())
 }
