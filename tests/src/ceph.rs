@@ -92,6 +92,16 @@ impl Ceph {
         Ok(())
     }
 
+    /// Kills the first OSDs and starts them again, one after the other.
+    pub fn restart_osds(&self, osds: u32) -> Result<()> {
+        for osd in 0..osds {
+            self.tell(&format!("signal osd.{osd} KILL"))?;
+            self.tell(&format!("start osd.{osd}"))?;
+            self.tell("healthy")?;
+        }
+        Ok(())
+    }
+
     /// Runs `ceph` or `rbd` as the administrator; its standard output.
     pub fn run(&self, program: &str, args: &[&str]) -> Result<String> {
         let output = Command::new("timeout")

@@ -129,12 +129,12 @@ impl World {
     }
 
     /// A client that was killed in the moment in which its watch is registered is listed as a watcher for ever: the OSD has
-    /// written it down, but starts no timer for a session that is gone (Ceph, `PrimaryLogPG::do_osd_op_effects`). Peering
-    /// anew reads what is written, and the timer starts.
+    /// written it down, but starts no timer for a session that is gone (Ceph, `PrimaryLogPG::do_osd_op_effects`). An OSD that
+    /// starts reads what is written, and starts the timer.
     fn forget_ghosts(&self, status: &tonic::Status) -> Result<()> {
         let Kind::Rbd(ceph) = self.kind else { return Ok(()) };
-        println!("crash test: a watcher outlives its time, the OSDs peer anew: {}", status.message());
-        ceph.run("ceph", &["osd", "down", "0", "1", "2"]).map(drop)
+        println!("crash test: a watcher outlives its time, the OSDs start anew: {}", status.message());
+        ceph.restart_osds(3)
     }
 
     /// How long an operation takes when nothing interrupts it, as far as it was seen.
@@ -402,8 +402,8 @@ impl World {
         for second in 0..150 {
             if second == 75 {
                 // See `forget_ghosts`: what has a watcher is not purged.
-                println!("crash test: not purged yet, the OSDs peer anew: {left}");
-                ceph.run("ceph", &["osd", "down", "0", "1", "2"])?;
+                println!("crash test: not purged yet, the OSDs start anew: {left}");
+                ceph.restart_osds(3)?;
             }
             left = ceph.run("rbd", &["ls", place])? + &ceph.run("rbd", &["trash", "ls", place])?;
             if left.trim().is_empty() {
