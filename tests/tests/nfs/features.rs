@@ -537,3 +537,16 @@ async fn futures<F: Future>(all: Vec<F>) -> Vec<F::Output> {
     .await;
     running.into_iter().filter_map(|(_, output)| output).collect()
 }
+
+/// N7: two drivers on one host have no port to clash on: they listen on sockets in directories of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn n7_two_drivers_on_one_host_need_no_port() -> Result<()> {
+    let Some(one) = World::new("n7", "4.1").await? else { return Ok(()) };
+    let Some(two) = World::new("n7", "4.1").await? else { return Ok(()) };
+    for world in [&one, &two] {
+        ensure!(!world.config.contains("httpAddress"));
+        let probe = world.clients.identity.clone().probe(pb::ProbeRequest::default()).await?;
+        ensure!(probe.get_ref().ready == Some(true));
+    }
+    Ok(())
+}
