@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use provisioners::RbdMounter;
-use provisioners::nfs::OnDelete;
+use provisioners::nfs::{NfsClient, OnDelete};
 use serde::{Deserialize, Serialize};
 
 /// The whole file. Keys are camelCase; an unknown one is refused.
@@ -113,7 +113,7 @@ pub struct BackendConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hard_clone_depth: Option<u32>,
     /// Whether ControllerPublishVolume is offered (`attachRequired` in the CSIDriver object).
-    #[serde(default = "default_attach")]
+    #[serde(default = "default_true")]
     pub attach: bool,
 }
 
@@ -180,20 +180,7 @@ pub struct ShareConfig {
     pub local_path: Option<PathBuf>,
     /// By what the controller gets at the share: `user`, `mount` or `local`.
     #[serde(default)]
-    pub client: ShareClient,
-}
-
-/// By what the controller gets at a share.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ShareClient {
-    /// The client in this program.
-    #[default]
-    User,
-    /// mount(2), in a helper process.
-    Mount,
-    /// The share's content on this machine.
-    Local,
+    pub client: NfsClient,
 }
 
 /// When a deleted image's space is freed.
@@ -436,10 +423,6 @@ fn default_command() -> u64 {
 
 fn default_concurrency() -> usize {
     64
-}
-
-fn default_attach() -> bool {
-    true
 }
 
 fn default_true() -> bool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use provisioners::{Backend, Error, NodeId, Nodes, RbdMounter, local, nfs, rbd};
 
 use crate::cli::Mode;
-use crate::config::{BackendConfig, BackendType, ClusterConfig, Config, PurgeWhen, ShareClient, ShareConfig};
+use crate::config::{BackendConfig, BackendType, ClusterConfig, Config, PurgeWhen, ShareConfig};
 use crate::driver::{Driver, Service};
 use crate::flight::Flights;
 use crate::health::Health;
@@ -83,8 +83,7 @@ fn backend(config: &Config, entry: &BackendConfig, mode: Mode, host: &Host) -> p
             Ok(backend.backend())
         }
         BackendType::Nfs => {
-            let backend =
-                Arc::new(nfs::Nfs::new(nfs_config(config, entry, mode)?, Some(host.nfs_sessions()))?);
+            let backend = Arc::new(nfs::Nfs::new(nfs_config(config, entry)?, Some(host.nfs_sessions()))?);
             if mode.controller() {
                 backend.sweep_in_background();
             }
@@ -93,7 +92,7 @@ fn backend(config: &Config, entry: &BackendConfig, mode: Mode, host: &Host) -> p
     }
 }
 
-fn nfs_config(config: &Config, entry: &BackendConfig, mode: Mode) -> provisioners::Result<nfs::NfsConfig> {
+fn nfs_config(config: &Config, entry: &BackendConfig) -> provisioners::Result<nfs::NfsConfig> {
     let default = nfs::NfsConfig::default();
     let default_size = entry.default_size.as_deref().map(provisioners::parse_size).transpose()?;
     let shares = entry.shares.iter().enumerate().map(|(i, it)| nfs_share(i, it));
@@ -105,7 +104,6 @@ fn nfs_config(config: &Config, entry: &BackendConfig, mode: Mode) -> provisioner
         on_delete: entry.on_delete.unwrap_or_default(),
         call_timeout: entry.call_timeout_seconds.map_or(default.call_timeout, Duration::from_secs),
         tree_workers: entry.tree_workers.unwrap_or(default.tree_workers),
-        controller: mode.controller(),
         sweep: entry.sweep_seconds.map_or(default.sweep, |seconds| Duration::from_secs(seconds.max(1))),
     })
 }
@@ -131,11 +129,7 @@ fn nfs_share(i: usize, it: &ShareConfig) -> provisioners::Result<nfs::NfsShare> 
         any_port: !it.privileged_port,
         mount_options: it.mount_options.clone(),
         local: it.local_path.clone(),
-        client: match it.client {
-            ShareClient::User => nfs::NfsClient::User,
-            ShareClient::Mount => nfs::NfsClient::Mount,
-            ShareClient::Local => nfs::NfsClient::Local,
-        },
+        client: it.client,
     })
 }
 

@@ -7,6 +7,7 @@
 
 mod access;
 mod backend;
+mod blocking;
 mod context;
 mod error;
 mod filesystem;

@@ -50,6 +50,17 @@ impl<'a> Parameters<'a> {
         Ok(it)
     }
 
+    /// The same for a VolumeAttributesClass: only parameters that can be changed.
+    pub(crate) fn mutable(map: &'a StringMap, known: &[ParameterDoc]) -> Result<Self> {
+        let it = Self::new("mutable_parameters", map, known)?;
+        if let Some(doc) = known.iter().find(|doc| !doc.mutable && map.contains_key(doc.name)) {
+            let mutable: Vec<_> = known.iter().filter(|doc| doc.mutable).map(|doc| doc.name).collect();
+            let problem = format!("cannot be changed after creation; those that can: {}", mutable.join(", "));
+            return Err(Error::invalid(it.field_of(doc.name), problem));
+        }
+        Ok(it)
+    }
+
     fn check_twin(&self, key: &str) -> Result<()> {
         let twin = self.map.keys().find(|other| *other != key && other.eq_ignore_ascii_case(key));
         match twin {
@@ -102,6 +113,16 @@ impl<'a> Parameters<'a> {
                 .filter(|mode| *mode <= 0o7777)
                 .ok_or_else(|| "write permission bits in octal, such as \"0770\"".into())
         })
+    }
+
+    /// A user or group id; the largest number means "leave as it is" to chown(2), so it is none.
+    pub(crate) fn owner(&self, key: &str) -> Result<Option<u32>> {
+        match self.number::<u32>(key)? {
+            Some(u32::MAX) => {
+                Err(Error::invalid(self.field_of(key), "4294967295 is not an id; use a smaller number"))
+            }
+            id => Ok(id),
+        }
     }
 
     /// One of several words.

@@ -111,6 +111,14 @@ pub(crate) mod timestamp {
     }
 }
 
+/// Refuses to delete what another cluster owns.
+pub(crate) fn check_owner(what: &str, has: &str, owner: &str) -> Result<()> {
+    if has == owner {
+        return Ok(());
+    }
+    Err(Error::Refused(format!("{what} belongs to cluster {has:?}, not to {owner:?}; delete it there")))
+}
+
 /// The members that a request names must be the group's; none named is not checked (CSI DeleteVolumeGroupSnapshot).
 pub(crate) fn check_members(group: &str, members: &[String], asked: &[SnapshotId]) -> Result<()> {
     let asked: BTreeSet<&str> = asked.iter().map(|id| id.0.as_str()).collect();

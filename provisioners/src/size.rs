@@ -1,6 +1,6 @@
 //! Sizes: what a volume gets for what was asked.
 
-use crate::{CapacityRange, Error, Result};
+use crate::{CapacityRange, Error, Result, VolumeId};
 
 /// Volumes are whole multiples of this: 1 MiB.
 pub(crate) const MIB: u64 = 1 << 20;
@@ -67,4 +67,23 @@ pub(crate) fn decide_for_source(range: CapacityRange, source: u64, minimum: (u64
         return Err(short("limit_bytes", limit));
     }
     decide(CapacityRange { required: required.max(source), limit }, source, minimum)
+}
+
+/// The size that a volume of `has` bytes grows to for a range; never less than it has. What the limit forbids:
+/// [`Error::OutOfRange`].
+pub(crate) fn grown(id: &VolumeId, range: CapacityRange, has: u64) -> Result<u64> {
+    if range.limit != 0 && has > range.limit {
+        return Err(Error::OutOfRange(format!(
+            "capacity_range.limit_bytes: volume {id} has {has} bytes already, more than {}; it is never shrunk",
+            range.limit
+        )));
+    }
+    let wanted = round_up(range.required)?;
+    if range.limit != 0 && wanted > range.limit {
+        return Err(Error::OutOfRange(format!(
+            "capacity_range: sizes are multiples of 1 MiB, so the next is {wanted} bytes, over the limit of {}; raise the limit",
+            range.limit
+        )));
+    }
+    Ok(wanted.max(has))
 }

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use provisioners::{Error, Result};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
 use rustix::io::Errno;
 
 use super::mounts;
@@ -143,6 +143,14 @@ pub fn remove_target(path: &Path) -> Result<()> {
         ))),
         other => other.map_err(|e| Error::io(format!("removing {}", path.display()), e)),
     }
+}
+
+/// Locks a directory of ours until the file is dropped, against all processes (flock(2)).
+pub fn lock(dir: &Path) -> Result<fs::File> {
+    let doing = || format!("locking {}", dir.display());
+    let file = fs::File::open(dir).map_err(|e| Error::io(doing(), e))?;
+    flock(&file, FlockOperation::LockExclusive).map_err(|e| Error::io(doing(), e))?;
+    Ok(file)
 }
 
 /// Walks from the root and names the first symbolic link.

@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::blocking::blocking;
 use crate::{
-    Backend, Capability, Creation, Ctx, Error, ParameterDoc, Provisioner, Result, StringMap, Volume,
-    VolumeId, VolumeSpec,
+    Backend, Capability, Creation, Ctx, ParameterDoc, Provisioner, Result, StringMap, Volume, VolumeId,
+    VolumeSpec,
 };
 
 mod attach;
@@ -87,7 +88,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// Checks the configuration; touches no disk. Something wrong: [`Error::Invalid`].
+    /// Checks the configuration; touches no disk. Something wrong: [`crate::Error::Invalid`].
     pub fn new(config: LocalConfig, host: Arc<dyn LocalHost>) -> Result<Self> {
         let store = Arc::new(Store::new(config, host)?);
         Ok(Self { store })
@@ -118,16 +119,8 @@ impl Local {
         &self,
         work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        blocking(self.store.clone(), work).await
+        blocking("local", self.store.clone(), work).await
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    store: Arc<Store>,
-    work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(move || work(&store)).await;
-    done.unwrap_or_else(|e| Err(Error::Internal(format!("the local backend's work ended early: {e}"))))
 }
 
 #[async_trait]
@@ -182,6 +175,6 @@ impl Creation for LocalCreation {
 
     async fn run(self: Box<Self>, ctx: &Ctx) -> Result<Volume> {
         let (ctx, plan) = (ctx.clone(), self.plan);
-        blocking(self.store, move |store| store.create(&ctx, &plan)).await
+        blocking("local", self.store, move |store| store.create(&ctx, &plan)).await
     }
 }

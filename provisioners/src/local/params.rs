@@ -89,8 +89,8 @@ impl Params {
             kind: kind(&reader)?,
             thick: reader.flag("thick")?.unwrap_or(false),
             mode: changed.mode.or(reader.mode("mode")?),
-            uid: changed.uid.or(owner(&reader, "uid")?),
-            gid: changed.gid.or(owner(&reader, "gid")?),
+            uid: changed.uid.or(reader.owner("uid")?),
+            gid: changed.gid.or(reader.owner("gid")?),
             fs_type: reader.one_of("fsType", &FS_TYPES)?.map(str::to_owned),
             mkfs_options: reader.read("mkfsOptions", mkfs_options)?.unwrap_or_default(),
             template: reader.get("nameTemplate").map(NameTemplate::parse).transpose()?,
@@ -123,13 +123,8 @@ impl Params {
 impl Mutable {
     /// Reads a VolumeAttributesClass's parameters. One that cannot be changed: [`Error::Invalid`].
     pub(super) fn parse(given: &StringMap) -> Result<Self> {
-        let reader = Parameters::new("mutable_parameters", given, &DOCS)?;
-        if let Some(doc) = DOCS.iter().find(|doc| !doc.mutable && given.contains_key(doc.name)) {
-            let known: Vec<_> = DOCS.iter().filter(|doc| doc.mutable).map(|doc| doc.name).collect();
-            let problem = format!("cannot be changed after creation; those that can: {}", known.join(", "));
-            return Err(Error::invalid(reader.field_of(doc.name), problem));
-        }
-        Ok(Self { mode: reader.mode("mode")?, uid: owner(&reader, "uid")?, gid: owner(&reader, "gid")? })
+        let reader = Parameters::mutable(given, &DOCS)?;
+        Ok(Self { mode: reader.mode("mode")?, uid: reader.owner("uid")?, gid: reader.owner("gid")? })
     }
 }
 
@@ -138,16 +133,6 @@ fn kind(reader: &Parameters<'_>) -> Result<VolumeType> {
         Some("directory") => VolumeType::Directory,
         _ => VolumeType::File,
     })
-}
-
-/// A user or group id; the largest number means "leave as it is" to chown(2), so it is none.
-fn owner(reader: &Parameters<'_>, key: &str) -> Result<Option<u32>> {
-    match reader.number::<u32>(key)? {
-        Some(u32::MAX) => {
-            Err(Error::invalid(reader.field_of(key), "4294967295 is not an id; use a smaller number"))
-        }
-        id => Ok(id),
-    }
 }
 
 fn root_name(config: &LocalConfig, reader: &Parameters<'_>) -> Result<String> {

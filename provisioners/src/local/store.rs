@@ -161,13 +161,7 @@ impl Store {
 
     /// Refuses to touch what another cluster owns.
     pub(super) fn check_owner(&self, what: &str, cluster: &str) -> Result<()> {
-        if cluster == self.config.cluster {
-            return Ok(());
-        }
-        Err(Error::Refused(format!(
-            "{what} belongs to cluster {cluster:?}, not to {:?}; delete it there",
-            self.config.cluster
-        )))
+        crate::record::check_owner(what, cluster, &self.config.cluster)
     }
 
     /// The segments of this node.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::client::Version;
 use super::params::OnDelete;
 use crate::{Error, Result};
@@ -27,8 +29,6 @@ pub struct NfsConfig {
     pub call_timeout: Duration,
     /// How many connections copy or remove one tree.
     pub tree_workers: usize,
-    /// Whether this process is a controller: it sweeps.
-    pub controller: bool,
     /// How long a deleted directory's removal waits for the next sweep when it was interrupted, and how old an
     /// abandoned copy must be.
     pub sweep: Duration,
@@ -47,7 +47,6 @@ impl Default for NfsConfig {
             on_delete: OnDelete::Delete,
             call_timeout: Duration::from_secs(10),
             tree_workers: 8,
-            controller: false,
             sweep: Duration::from_secs(30),
             #[cfg(test)]
             death: None,
@@ -85,7 +84,8 @@ pub struct NfsShare {
 }
 
 /// By what the controller gets at a share.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NfsClient {
     /// The client in this program: no mount, no privilege.
     #[default]

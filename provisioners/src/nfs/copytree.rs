@@ -284,7 +284,6 @@ impl Visit for Walker<'_, '_> {
         if node.attr.links > 1 && node.attr.kind != Kind::Directory && self.link(within, name, node)? {
             return Ok(None);
         }
-        let target;
         let special = match node.attr.kind {
             Kind::File => {
                 self.file(within, name, node)?;
@@ -292,8 +291,8 @@ impl Visit for Walker<'_, '_> {
             }
             Kind::Directory => Special::Directory,
             Kind::Link => {
-                target = share.ask(|s| s.readlink(&node.fh))?;
-                Special::Link(&target)
+                let target = share.ask(|s| s.readlink(&node.fh))?;
+                Special::Link(target.into())
             }
             Kind::Fifo => Special::Fifo,
             Kind::Socket => Special::Socket,
@@ -326,12 +325,7 @@ impl Walker<'_, '_> {
             Special::Link(_) => Set::default(),
             _ => Set { mode: Some(0o700), ..Set::default() },
         };
-        match self.copy.share.ask(|s| s.make(&within.fh, name, what, &set)) {
-            Err(fault) if fault.is(Status::EXISTS) => {
-                Ok(self.copy.share.ask(|s| s.lookup(&within.fh, name))?.fh)
-            }
-            other => Ok(other?.fh),
-        }
+        Ok(self.copy.share.make(&within.fh, name, what, &set)?.fh)
     }
 
     /// A further name of a file that was copied before. `false`: this is its first.

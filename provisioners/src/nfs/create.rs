@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::client::{Fh, Outcome, Set, Special, Status, Who};
+use super::client::{Fh, Outcome, Set, Special, Who};
 use super::fill::Filling;
 use super::handle::Handle;
 use super::params::Params;
@@ -53,7 +53,7 @@ impl Store {
         if let Some(what) = plan.differs(&self.config, &found.record)? {
             return Err(Error::AlreadyExists(format!("volume {} exists and differs: {what}", plan.id)));
         }
-        self.show(found, Condition::healthy())
+        Ok(Self::show(found, Condition::healthy()))
     }
 
     /// A volume that is begun, by this call or before, and whether by this call.
@@ -158,10 +158,7 @@ fn make_dir(share: &Share, own: &Own, draft: &str, params: &Params) -> Result<(F
         ..Set::default()
     };
     let make = || {
-        let made = match share.ask(|s| s.make(&own.tmp, draft.as_bytes(), &Special::Directory, &set)) {
-            Err(fault) if fault.is(Status::EXISTS) => share.ask(|s| s.lookup(&own.tmp, draft.as_bytes()))?,
-            other => other?,
-        };
+        let made = share.make(&own.tmp, draft.as_bytes(), &Special::Directory, &set)?;
         // Some servers apply their own mask, or take no owner with the creation.
         let right = set.mode.is_none_or(|mode| mode == made.attr.mode)
             && set.owner.as_ref().is_none_or(|owner| *owner == made.attr.owner)

@@ -1,8 +1,8 @@
 //! ControllerExpandVolume: the size is noted. NFS enforces none.
 
 use super::store::Store;
-use crate::size::round_up;
-use crate::{CapacityRange, Ctx, Error, ExpandOutcome, Result, VolumeId};
+use crate::size::grown;
+use crate::{CapacityRange, Ctx, ExpandOutcome, Result, VolumeId};
 
 impl Store {
     /// Grows a volume to the range. Never shrinks.
@@ -10,25 +10,13 @@ impl Store {
         ctx.stage("noting the size");
         let mut found = self.volume(id)?;
         let has = found.record.capacity;
-        if range.limit != 0 && has > range.limit {
-            return Err(Error::OutOfRange(format!(
-                "capacity_range.limit_bytes: volume {id} has {has} bytes already, more than {}; it is never shrunk",
-                range.limit
-            )));
-        }
-        let wanted = round_up(range.required)?;
-        if range.limit != 0 && wanted > range.limit {
-            return Err(Error::OutOfRange(format!(
-                "capacity_range: sizes are multiples of 1 MiB, so the next is {wanted} bytes, over the limit of {}; raise the limit",
-                range.limit
-            )));
-        }
+        let wanted = grown(id, range, has)?;
         if wanted > has {
             found.record.capacity = wanted;
             found.save(&found.record)?;
             self.usages.forget(&id.0);
             tracing::info!(volume = %id, from = has, to = wanted, "grown");
         }
-        Ok(ExpandOutcome { capacity: wanted.max(has), node_expansion_required: false })
+        Ok(ExpandOutcome { capacity: wanted, node_expansion_required: false })
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Filling {
 impl Store {
     /// What the volume is filled from. None such: [`Error::NotFound`].
     pub(super) fn source(&self, plan: &Plan) -> Result<Option<Filling>> {
-        let (dir, size, share, what) = match plan.source() {
+        let (dir, size, share, what) = match &plan.spec.source {
             None => return Ok(None),
             Some(Source::Snapshot(id)) => {
                 let (share, dir, record) = self.snapshot_data(id)?;
@@ -52,7 +52,7 @@ impl Store {
                 ),
             ));
         }
-        let moving = matches!(plan.source(), Some(Source::Volume(_)));
+        let moving = matches!(plan.spec.source, Some(Source::Volume(_)));
         Ok(Some(Filling { dir, size, what, moving }))
     }
 

@@ -26,7 +26,7 @@ impl Store {
                 let (own, record) = load::<VolumeRecord>(share, |own| own.volumes.clone(), &handle.key)?;
                 let found =
                     record.map(|record| Found { share: share.clone(), own, handle: handle.clone(), record });
-                found.map(|found| self.show(&found, Condition::healthy())).transpose()
+                Ok(found.map(|found| Self::show(&found, Condition::healthy())))
             },
         )
     }

@@ -225,13 +225,15 @@ impl Session for LocalSession {
         let path = self.path(&fh)?;
         let path = &*path;
         let node = |kind, device| mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), device);
-        let made = match *what {
+        let made = match what {
             Special::Directory => mkdirat(CWD, path, Mode::from_raw_mode(0o700)),
-            Special::Link(to) => rustix::fs::symlinkat(to, CWD, path),
+            Special::Link(to) => rustix::fs::symlinkat(to.as_ref(), CWD, path),
             Special::Fifo => node(FileType::Fifo, 0),
             Special::Socket => node(FileType::Socket, 0),
-            Special::Block(major, minor) => node(FileType::BlockDevice, rustix::fs::makedev(major, minor)),
-            Special::Char(major, minor) => node(FileType::CharacterDevice, rustix::fs::makedev(major, minor)),
+            Special::Block(major, minor) => node(FileType::BlockDevice, rustix::fs::makedev(*major, *minor)),
+            Special::Char(major, minor) => {
+                node(FileType::CharacterDevice, rustix::fs::makedev(*major, *minor))
+            }
         };
         done(made)?;
         done(Self::apply(path, set))?;

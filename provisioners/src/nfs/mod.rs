@@ -20,9 +20,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::blocking::blocking;
 use crate::{
-    Backend, Capability, Creation, Ctx, Error, ParameterDoc, Provisioner, Result, StringMap, Volume,
-    VolumeId, VolumeSpec,
+    Backend, Capability, Creation, Ctx, ParameterDoc, Provisioner, Result, StringMap, Volume, VolumeId,
+    VolumeSpec,
 };
 
 mod bare;
@@ -81,7 +82,7 @@ pub struct Nfs {
 }
 
 impl Nfs {
-    /// Checks the configuration; connects to no server. Something wrong: [`Error::Invalid`].
+    /// Checks the configuration; connects to no server. Something wrong: [`crate::Error::Invalid`].
     pub fn new(config: NfsConfig, mounted: Option<Arc<dyn Mounted>>) -> Result<Self> {
         Ok(Self { store: Arc::new(Store::new(config, mounted)?) })
     }
@@ -108,16 +109,8 @@ impl Nfs {
         &self,
         work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        blocking(self.store.clone(), work).await
+        blocking("NFS", self.store.clone(), work).await
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    store: Arc<Store>,
-    work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(move || work(&store)).await;
-    done.unwrap_or_else(|e| Err(Error::Internal(format!("the NFS backend's work ended early: {e}"))))
 }
 
 #[async_trait]
@@ -153,7 +146,7 @@ impl Provisioner for Nfs {
         self.run(move |store| {
             let found = store.volume(&id)?;
             let condition = store.condition(&found);
-            store.show(&found, condition)
+            Ok(Store::show(&found, condition))
         })
         .await
     }
@@ -178,6 +171,6 @@ impl Creation for NfsCreation {
 
     async fn run(self: Box<Self>, ctx: &Ctx) -> Result<Volume> {
         let (ctx, plan) = (ctx.clone(), self.plan);
-        blocking(self.store, move |store| store.create(&ctx, &plan)).await
+        blocking("NFS", self.store, move |store| store.create(&ctx, &plan)).await
     }
 }

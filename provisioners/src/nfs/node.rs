@@ -55,7 +55,7 @@ impl Store {
             server: spec.server.clone(),
             share: spec.path.clone(),
             dir: found.record.dir.clone(),
-            options: self.options(&found.share, &found.record)?,
+            options: found.options(),
             local: spec.local.clone(),
         })
     }

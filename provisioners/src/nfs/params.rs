@@ -81,8 +81,8 @@ impl Params {
             template: template(&reader)?,
             on_delete: changed.on_delete.or(on_delete(&reader)?).unwrap_or(config.on_delete),
             mode: changed.mode.or(mode(&reader)?).unwrap_or(Mode::Bits(0o777)).bits(),
-            uid: changed.uid.or(owner(&reader, "uid")?),
-            gid: changed.gid.or(owner(&reader, "gid")?),
+            uid: changed.uid.or(reader.owner("uid")?),
+            gid: changed.gid.or(reader.owner("gid")?),
             mount_options: reader.read("mountOptions", mount_options)?.unwrap_or_default(),
             accept_changes: reader.one_of("ifChanging", &["refuse", "accept"])? == Some("accept"),
         })
@@ -135,17 +135,12 @@ pub(super) struct Mutable {
 impl Mutable {
     /// Reads a VolumeAttributesClass's parameters. One that cannot be changed: [`Error::Invalid`].
     pub(super) fn parse(given: &StringMap) -> Result<Self> {
-        let reader = Parameters::new("mutable_parameters", given, &DOCS)?;
-        if let Some(doc) = DOCS.iter().find(|doc| !doc.mutable && given.contains_key(doc.name)) {
-            let known: Vec<_> = DOCS.iter().filter(|doc| doc.mutable).map(|doc| doc.name).collect();
-            let problem = format!("cannot be changed after creation; those that can: {}", known.join(", "));
-            return Err(Error::invalid(reader.field_of(doc.name), problem));
-        }
+        let reader = Parameters::mutable(given, &DOCS)?;
         Ok(Self {
             on_delete: on_delete(&reader)?,
             mode: mode(&reader)?,
-            uid: owner(&reader, "uid")?,
-            gid: owner(&reader, "gid")?,
+            uid: reader.owner("uid")?,
+            gid: reader.owner("gid")?,
         })
     }
 }
@@ -233,16 +228,6 @@ fn mode(reader: &Parameters<'_>) -> Result<Option<Mode>> {
         _ => Ok(reader
             .mode("mountPermissions")?
             .map(|mode| if mode == 0 { Mode::AsItIs } else { Mode::Bits(mode) })),
-    }
-}
-
-/// A user or group id; the largest number means "leave as it is" to chown(2), so it is none.
-fn owner(reader: &Parameters<'_>, key: &str) -> Result<Option<u32>> {
-    match reader.number::<u32>(key)? {
-        Some(u32::MAX) => {
-            Err(Error::invalid(reader.field_of(key), "4294967295 is not an id; use a smaller number"))
-        }
-        id => Ok(id),
     }
 }
 

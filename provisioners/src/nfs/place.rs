@@ -63,12 +63,7 @@ fn make_parents(share: &Share, root: &Fh, path: &str) -> Outcome<Fh> {
             Some(_) => return Err(Fault::Status(Status::NOT_DIRECTORY)),
             None => {
                 let set = Set { mode: Some(0o755), ..Set::default() };
-                match share.ask(|s| s.make(&at, part.as_bytes(), &Special::Directory, &set)) {
-                    Err(fault) if fault.is(Status::EXISTS) => {
-                        share.ask(|s| s.lookup(&at, part.as_bytes()))?.fh
-                    }
-                    other => other?.fh,
-                }
+                share.make(&at, part.as_bytes(), &Special::Directory, &set)?.fh
             }
         };
     }

@@ -5,7 +5,7 @@ use super::handle::Handle;
 use super::params::Params;
 use super::record::VolumeRecord;
 use crate::size::{decide, decide_for_source};
-use crate::{AccessType, Capability, Error, Result, Source, StringMap, VolumeId, VolumeSpec, key_for};
+use crate::{AccessType, Capability, Error, Result, StringMap, VolumeId, VolumeSpec, key_for};
 
 /// The smallest volume.
 const MINIMUM: (u64, &str) = (crate::size::MIB, "a directory");
@@ -65,11 +65,6 @@ impl Plan {
             found.push(format!("subDir (its directory is {:?}; asked: {:?})", record.dir, self.dir));
         }
         Ok((!found.is_empty()).then(|| found.join(", ")))
-    }
-
-    /// A source that is no handle of ours cannot exist.
-    pub(super) fn source(&self) -> Option<&Source> {
-        self.spec.source.as_ref()
     }
 }
 

@@ -25,14 +25,14 @@ const BLOCK: u32 = 256 << 10;
 
 /// One call.
 #[derive(Debug, Serialize, Deserialize)]
-enum Call {
+enum Call<'a> {
     Lookup(Fh, Vec<u8>),
     Attr(Fh),
     Set(Fh, Set),
     Create(Fh, Vec<u8>, Set),
     Put(Fh, Vec<u8>, Vec<u8>, Set, Option<Set>),
     Get(Fh, Vec<u8>),
-    Make(Fh, Vec<u8>, Thing, Set),
+    Make(Fh, Vec<u8>, Special<'a>, Set),
     Read(Fh, u64, u32),
     Write(Fh, u64, Vec<u8>),
     Commit(Fh),
@@ -47,17 +47,6 @@ enum Call {
     Xattrs(Fh),
     GetXattr(Fh, Vec<u8>),
     SetXattr(Fh, Vec<u8>, Vec<u8>),
-}
-
-/// [`Special`] with its bytes.
-#[derive(Debug, Serialize, Deserialize)]
-enum Thing {
-    Directory,
-    Link(Vec<u8>),
-    Fifo,
-    Socket,
-    Block(u32, u32),
-    Char(u32, u32),
 }
 
 /// A session of a helper.
@@ -138,7 +127,7 @@ impl RemoteSession {
         serde_json::from_slice(&message).map_err(|e| Fault::Protocol(e.to_string()))
     }
 
-    fn call<T: DeserializeOwned>(&mut self, call: &Call) -> Outcome<T> {
+    fn call<T: DeserializeOwned>(&mut self, call: &Call<'_>) -> Outcome<T> {
         write_message(&mut self.input, call).map_err(Fault::Lost)?;
         self.receive::<Result<T, u32>>()?.map_err(|status| Fault::Status(Status(status)))
     }
@@ -182,15 +171,7 @@ impl Session for RemoteSession {
     }
 
     fn make(&mut self, dir: &Fh, name: &[u8], what: &Special<'_>, set: &Set) -> Outcome<Node> {
-        let thing = match *what {
-            Special::Directory => Thing::Directory,
-            Special::Link(to) => Thing::Link(to.to_vec()),
-            Special::Fifo => Thing::Fifo,
-            Special::Socket => Thing::Socket,
-            Special::Block(major, minor) => Thing::Block(major, minor),
-            Special::Char(major, minor) => Thing::Char(major, minor),
-        };
-        self.call(&Call::Make(dir.clone(), name.to_vec(), thing, set.clone()))
+        self.call(&Call::Make(dir.clone(), name.to_vec(), what.clone(), set.clone()))
     }
 
     fn read(&mut self, fh: &Fh, at: u64, count: u32) -> Outcome<(Vec<u8>, bool)> {
@@ -268,7 +249,7 @@ pub fn serve(
     }
 }
 
-fn answer(s: &mut LocalSession, call: Call, to: &mut impl Write) -> io::Result<()> {
+fn answer(s: &mut LocalSession, call: Call<'_>, to: &mut impl Write) -> io::Result<()> {
     macro_rules! tell {
         ($outcome:expr) => {
             write_message(
@@ -287,7 +268,7 @@ fn answer(s: &mut LocalSession, call: Call, to: &mut impl Write) -> io::Result<(
         Call::Create(dir, name, set) => tell!(s.create(&dir, &name, &set)),
         Call::Put(dir, name, content, set, last) => tell!(s.put(&dir, &name, &content, &set, last.as_ref())),
         Call::Get(dir, name) => tell!(s.get(&dir, &name)),
-        Call::Make(dir, name, thing, set) => tell!(s.make(&dir, &name, &thing.special(), &set)),
+        Call::Make(dir, name, what, set) => tell!(s.make(&dir, &name, &what, &set)),
         Call::Read(fh, at, count) => tell!(s.read(&fh, at, count)),
         Call::Write(fh, at, data) => tell!(s.write(&fh, at, &data)),
         Call::Commit(fh) => tell!(s.commit(&fh)),
@@ -302,18 +283,5 @@ fn answer(s: &mut LocalSession, call: Call, to: &mut impl Write) -> io::Result<(
         Call::Xattrs(fh) => tell!(s.xattrs(&fh)),
         Call::GetXattr(fh, name) => tell!(s.get_xattr(&fh, &name)),
         Call::SetXattr(fh, name, value) => tell!(s.set_xattr(&fh, &name, &value)),
-    }
-}
-
-impl Thing {
-    fn special(&self) -> Special<'_> {
-        match self {
-            Self::Directory => Special::Directory,
-            Self::Link(to) => Special::Link(to),
-            Self::Fifo => Special::Fifo,
-            Self::Socket => Special::Socket,
-            Self::Block(major, minor) => Special::Block(*major, *minor),
-            Self::Char(major, minor) => Special::Char(*major, *minor),
-        }
     }
 }

@@ -295,10 +295,14 @@ impl Share {
             };
         }
         let set = Set { mode: Some(0o700), ..Set::default() };
-        match self.ask(|s| s.make(dir, name, &Special::Directory, &set)) {
-            Ok(node) => Ok(node.fh),
-            Err(fault) if fault.is(Status::EXISTS) => Ok(self.ask(|s| s.lookup(dir, name))?.fh),
-            Err(fault) => Err(fault),
+        Ok(self.make(dir, name, &Special::Directory, &set)?.fh)
+    }
+
+    /// Makes something under a name that only we use, or finds what a call whose answer was lost has made.
+    pub(super) fn make(&self, dir: &Fh, name: &[u8], what: &Special<'_>, set: &Set) -> Outcome<Node> {
+        match self.ask(|s| s.make(dir, name, what, set)) {
+            Err(fault) if fault.is(Status::EXISTS) => self.ask(|s| s.lookup(dir, name)),
+            other => other,
         }
     }
 

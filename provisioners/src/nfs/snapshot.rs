@@ -84,12 +84,7 @@ impl Store {
         let draft = draft_name();
         let taken = (|| {
             let set = Set { mode: Some(0o700), ..Set::default() };
-            let make = |dir: &Fh, name: &[u8]| {
-                share.ask(|s| match s.make(dir, name, &Special::Directory, &set) {
-                    Err(fault) if fault.is(Status::EXISTS) => s.lookup(dir, name),
-                    other => other,
-                })
-            };
+            let make = |dir: &Fh, name: &[u8]| share.make(dir, name, &Special::Directory, &set);
             let top = make(&own.tmp, draft.as_bytes()).told(share, "making a directory")?;
             let data = make(&top.fh, DATA).told(share, "making a directory")?;
             let created = Timestamp::now();

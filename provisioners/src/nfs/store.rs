@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::client::{Fh, Kind};
 use super::config::{NfsConfig, NfsShare};
 use super::handle::{Handle, ShareId};
-use super::params::Params;
 use super::record::VolumeRecord;
 use super::share::{Own, Share, Told};
 use super::usage::Usages;
@@ -116,56 +115,32 @@ impl Store {
         Ok(Found { share, own, handle, record })
     }
 
-    /// The parameters that a volume has now.
-    pub(super) fn params_of(&self, record: &VolumeRecord) -> Result<Params> {
-        let mut mutable = record.mutable_parameters.clone();
-        mutable.extend(record.modified.clone());
-        Params::parse(&self.config, &record.parameters, &mutable)
-    }
-
     /// Refuses to touch what another cluster owns.
     pub(super) fn check_owner(&self, what: &str, cluster: &str) -> Result<()> {
-        if cluster == self.config.owner {
-            return Ok(());
-        }
-        Err(Error::Refused(format!(
-            "{what} belongs to cluster {cluster:?}, not to {:?}; delete it there",
-            self.config.owner
-        )))
+        crate::record::check_owner(what, cluster, &self.config.owner)
     }
 
     /// A volume as others see it; what is told nodes is enough to mount it.
-    pub(super) fn show(&self, found: &Found, condition: Condition) -> Result<Volume> {
-        let record = &found.record;
-        Ok(Volume {
+    pub(super) fn show(found: &Found, condition: Condition) -> Volume {
+        let (spec, record) = (&found.share.spec, &found.record);
+        let mut context = StringMap::from([
+            ("server".to_owned(), spec.server.clone()),
+            ("share".to_owned(), spec.path.clone()),
+            ("subdir".to_owned(), record.dir.clone()),
+        ]);
+        let options = found.options();
+        if !options.is_empty() {
+            context.insert("mountOptions".to_owned(), options.join(","));
+        }
+        Volume {
             id: VolumeId(found.handle.to_string()),
             capacity: record.capacity,
-            context: self.context(&found.share, record)?,
+            context,
             source: record.source.clone(),
             topology: Vec::new(),
             published: BTreeSet::new(),
             condition,
-        })
-    }
-
-    fn context(&self, share: &Share, record: &VolumeRecord) -> Result<StringMap> {
-        let mut context = StringMap::from([
-            ("server".to_owned(), share.spec.server.clone()),
-            ("share".to_owned(), share.spec.path.clone()),
-            ("subdir".to_owned(), record.dir.clone()),
-        ]);
-        let options = self.options(share, record)?;
-        if !options.is_empty() {
-            context.insert("mountOptions".to_owned(), options.join(","));
         }
-        Ok(context)
-    }
-
-    /// Mount options of the share's configuration and the class.
-    pub(super) fn options(&self, share: &Share, record: &VolumeRecord) -> Result<Vec<String>> {
-        let of_class = self.params_of(record)?.mount_options;
-        let of_class = of_class.split(',').filter(|option| !option.is_empty()).map(str::to_owned);
-        Ok(share.spec.mount_options.iter().cloned().chain(of_class).collect())
     }
 
     /// How a volume is: whether its directory is there, and holds no more than was asked for.
@@ -217,6 +192,13 @@ impl Found {
             other => other.told(&self.share, &format!("looking for directory {}", self.record.dir))?,
         };
         Ok(walked.filter(|node| node.attr.id == self.record.dir_id).map(|node| node.fh))
+    }
+
+    /// Mount options of the share's configuration and the class, which cannot be changed.
+    pub(super) fn options(&self) -> Vec<String> {
+        let of_class = self.record.parameters.get("mountOptions").map(String::as_str).unwrap_or_default();
+        let of_class = of_class.split(',').filter(|option| !option.is_empty()).map(str::to_owned);
+        self.share.spec.mount_options.iter().cloned().chain(of_class).collect()
     }
 
     /// Writes the record anew.

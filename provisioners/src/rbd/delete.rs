@@ -56,12 +56,7 @@ impl Store {
 
     fn check_unused(&self, found: &Found) -> Result<()> {
         let handle = &found.handle;
-        if found.record.cluster != self.config.owner {
-            return Err(Error::Refused(format!(
-                "volume {handle} belongs to cluster {:?}, not to {:?}; delete it there",
-                found.record.cluster, self.config.owner
-            )));
-        }
+        crate::record::check_owner(&format!("volume {handle}"), &found.record.cluster, &self.config.owner)?;
         let nodes: Vec<_> = found.published().into_keys().collect();
         if self.config.attach && !nodes.is_empty() {
             return Err(Error::Refused(format!(

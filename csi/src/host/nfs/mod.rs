@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use provisioners::{Condition, Ctx, Error, NfsMount, Result};
-use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
 
 use super::mountinfo::Mount;
@@ -70,7 +69,8 @@ impl Nfs {
         if mount.fs_type.starts_with("nfs") {
             return Ok(true);
         }
-        Ok(self.bases()?.iter().any(|base| is_of(mount, base)))
+        // Where no share was ever mounted, the table need not be read again.
+        Ok(self.home.is_dir() && self.bases()?.iter().any(|base| is_of(mount, base)))
     }
 
     /// Makes a volume's directory appear at the staging path.
@@ -87,16 +87,13 @@ impl Nfs {
         mounts::parse_options(flags)?;
         let base = self.base(volume, flags);
         Self::make_home(&base)?;
-        let _one = lock(&self.home)?;
+        let _one = paths::lock(&self.home)?;
         ctx.stage("mounting the share");
         let mounted = self.mount_base(volume, flags, &base)?;
         if let Some(mount) = mounts::on(staging)?.pop() {
             let same = mount.device == mounted.device && mount.root == join(&mounted.root, &volume.dir);
-            if same && self.is_alive(staging)? {
-                return super::stage::accept(&mount, true, read_only, staging);
-            }
-            if !same && self.is_alive(staging)? {
-                return super::stage::accept(&mount, false, read_only, staging);
+            if self.is_alive(staging)? {
+                return super::stage::accept(&mount, same, read_only, staging);
             }
             // A stale handle: what was mounted is not there any more.
             tracing::warn!(volume = id, staging = %staging.display(), "a stale mount is replaced");
@@ -197,7 +194,7 @@ impl Nfs {
         if !self.home.is_dir() {
             return Ok(());
         }
-        let _one = lock(&self.home)?;
+        let _one = paths::lock(&self.home)?;
         self.release(ctx)
     }
 
@@ -254,14 +251,6 @@ fn join(root: &Path, dir: &str) -> PathBuf {
 
 fn is_stale(errno: i32) -> bool {
     errno == rustix::io::Errno::STALE.raw_os_error()
-}
-
-/// One at a time mounts and unmounts shares, of all processes.
-fn lock(dir: &Path) -> Result<fs::File> {
-    let doing = || format!("locking {}", dir.display());
-    let file = fs::File::open(dir).map_err(|e| Error::io(doing(), e))?;
-    rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| Error::io(doing(), e))?;
-    Ok(file)
 }
 
 fn shown(numbers: &Numbers) -> VolumeStats {

@@ -12,11 +12,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use provisioners::{Ctx, Error, RbdImage, RbdMounter, Result};
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::attach::{AttachRequest, Attached};
+use super::paths;
 use super::runner::Tools;
 use fuse::Left;
 use krbd::Krbd;
@@ -126,7 +126,8 @@ impl Rbd {
     pub fn map(&self, tools: &Tools, ctx: &Ctx, image: &RbdImage, r: &AttachRequest<'_>) -> Result<Attached> {
         let dir = self.dir(image);
         fs::create_dir_all(&dir).map_err(|e| Error::io(format!("making {}", dir.display()), e))?;
-        let _one = lock(&dir)?;
+        // One at a time maps an image, of all processes.
+        let _one = paths::lock(&dir)?;
         if let Some(found) = self.find(image)? {
             return Ok(Attached { device: found.device, fresh: false, client: found.client });
         }
@@ -275,12 +276,4 @@ fn remove_dir(dir: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// One at a time maps an image, of all processes.
-fn lock(dir: &Path) -> Result<fs::File> {
-    let doing = || format!("locking {}", dir.display());
-    let file = fs::File::open(dir).map_err(|e| Error::io(doing(), e))?;
-    rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| Error::io(doing(), e))?;
-    Ok(file)
 }

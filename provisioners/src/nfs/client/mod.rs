@@ -7,6 +7,7 @@ mod v4;
 mod wire;
 mod xdr;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -124,10 +125,10 @@ pub(super) struct Space {
 }
 
 /// What is made beside plain files.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Special<'a> {
     Directory,
-    Link(&'a [u8]),
+    Link(Cow<'a, [u8]>),
     Fifo,
     Socket,
     Block(u32, u32),

@@ -259,11 +259,11 @@ impl Session for Session4 {
 
     fn make(&mut self, dir: &Fh, name: &[u8], what: &Special<'_>, set: &Set) -> Outcome<Node> {
         let mut answer = self.at(dir, |r| {
-            match *what {
+            match what {
                 Special::Directory => r.make(2, |w| w, name, set),
                 Special::Link(to) => r.make(5, |w| w.bytes(to), name, set),
-                Special::Block(major, minor) => r.make(3, |w| w.u32(major).u32(minor), name, set),
-                Special::Char(major, minor) => r.make(4, |w| w.u32(major).u32(minor), name, set),
+                Special::Block(major, minor) => r.make(3, |w| w.u32(*major).u32(*minor), name, set),
+                Special::Char(major, minor) => r.make(4, |w| w.u32(*major).u32(*minor), name, set),
                 Special::Socket => r.make(6, |w| w, name, set),
                 Special::Fifo => r.make(7, |w| w, name, set),
             };
