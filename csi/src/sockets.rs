@@ -5,8 +5,12 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::fs::Mode;
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
+
+/// So many callers can wait to be let in.
+const BACKLOG: i32 = 1024;
 
 /// A bound socket; its file is removed when this is dropped.
 #[derive(Debug)]
@@ -23,11 +27,7 @@ impl Socket {
             make_dir(dir).with_context(|| format!("making the directory {}", dir.display()))?;
         }
         remove_stale(path).await?;
-        // The umask is the process's; nothing else makes files while sockets are bound at start.
-        let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
-        let listener = UnixListener::bind(path);
-        rustix::process::umask(umask);
-        let listener = listener.with_context(|| format!("binding the socket {}", path.display()))?;
+        let listener = listen(path).with_context(|| format!("binding the socket {}", path.display()))?;
         Ok(Self { path: path.to_owned(), listener: Some(listener) })
     }
 
@@ -50,6 +50,17 @@ impl Drop for Socket {
             tracing::warn!(path = %self.path.display(), %error, "the socket could not be removed");
         }
     }
+}
+
+/// The socket's file gets the mode that the socket has when it is bound (Linux). The umask would do as well, but it is
+/// the whole process's, and other threads make files meanwhile.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    fchmod(&socket, Mode::from_raw_mode(0o600))?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    net::listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
 }
 
 fn make_dir(dir: &Path) -> io::Result<()> {
