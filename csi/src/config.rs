@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use provisioners::RbdMounter;
+use provisioners::cinder::MetadataSource;
 use provisioners::nfs::{NfsClient, OnDelete};
 use serde::{Deserialize, Serialize};
 
@@ -103,7 +104,8 @@ pub struct BackendConfig {
     /// nfs: how often what was left half done is looked for, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sweep_seconds: Option<u64>,
-    /// rbd: how long one call's work at the cluster may take, in seconds. nfs: how long one call to a server may take.
+    /// rbd: how long one call's work at the cluster may take, in seconds. nfs, cinder: how long one call to a server may
+    /// take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call_timeout_seconds: Option<u64>,
     /// rbd: a clone deeper than this is flattened in the background.
@@ -112,9 +114,66 @@ pub struct BackendConfig {
     /// rbd: no clone is deeper than this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hard_clone_depth: Option<u32>,
+    /// cinder: the OpenStack clouds; the first is the one that classes need not name. Nodes need none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clouds: Vec<CloudConfig>,
+    /// cinder: volumes are made in Cinder's default zone, and are said to be reachable from everywhere.
+    #[serde(default, rename = "ignoreVolumeAZ", skip_serializing_if = "Option::is_none")]
+    pub ignore_volume_az: Option<bool>,
+    /// cinder: a volume that Nova does not let go, of a server that is shut off, is detached by force (an administrator).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force_detach: Option<bool>,
+    /// cinder, nodes: the server's UUID, where that is not to be looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<String>,
+    /// cinder, nodes: the server's availability zone, where that is not to be looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// cinder, nodes: where the server's UUID and zone are looked up, in this order: `configDrive`, `metadataService`,
+    /// `cloudInit`, `dmi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata_order: Option<Vec<MetadataSource>>,
+    /// cinder, nodes: the metadata service's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata_url: Option<String>,
+    /// cinder, nodes: how many disks a server can have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_volume_attach_limit: Option<u32>,
+    /// cinder, nodes: a directory of links named as in /dev/disk/by-id, in place of the node's own disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_root: Option<PathBuf>,
     /// Whether ControllerPublishVolume is offered (`attachRequired` in the CSIDriver object).
     #[serde(default = "default_true")]
     pub attach: bool,
+}
+
+/// One OpenStack cloud, or one project of it.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CloudConfig {
+    /// What classes and handles call it.
+    pub name: String,
+    /// Its name in clouds.yaml. Default: `$OS_CLOUD`, and without that the `OS_*` variables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<String>,
+    /// A clouds.yaml. Default: `$OS_CLIENT_CONFIG_FILE`, ./clouds.yaml, ~/.config/openstack, /etc/openstack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clouds_file: Option<PathBuf>,
+    /// A secure.yaml beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_file: Option<PathBuf>,
+    /// Another region than clouds.yaml has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Another interface than clouds.yaml has: `public`, `internal` or `admin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Cinder's address, where it is not the catalog's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_endpoint: Option<String>,
+    /// Nova's address, where it is not the catalog's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_endpoint: Option<String>,
 }
 
 /// One Ceph cluster.
@@ -203,6 +262,8 @@ pub enum BackendType {
     Rbd,
     /// Directories of NFS shares.
     Nfs,
+    /// Volumes of OpenStack Cinder.
+    Cinder,
 }
 
 impl BackendType {
@@ -211,6 +272,7 @@ impl BackendType {
             Self::Local => "local",
             Self::Rbd => "rbd",
             Self::Nfs => "nfs",
+            Self::Cinder => "cinder",
         }
     }
 }
@@ -306,8 +368,8 @@ impl Config {
 
 /// What a backend's type requires, and the keys that only others have.
 fn check_type(backend: &BackendConfig) -> Result<(), (&'static str, String)> {
-    use BackendType::{Local, Nfs, Rbd};
-    let given: [(&'static str, bool, &[BackendType]); 15] = [
+    use BackendType::{Cinder, Local, Nfs, Rbd};
+    let given: [(&'static str, bool, &[BackendType]); 24] = [
         ("roots", !backend.roots.is_empty(), &[Local]),
         ("reserve", backend.reserve.is_some(), &[Local]),
         ("clusters", !backend.clusters.is_empty(), &[Rbd]),
@@ -316,7 +378,16 @@ fn check_type(backend: &BackendConfig) -> Result<(), (&'static str, String)> {
         ("purgeWorkers", backend.purge_workers.is_some(), &[Rbd]),
         ("softCloneDepth", backend.soft_clone_depth.is_some(), &[Rbd]),
         ("hardCloneDepth", backend.hard_clone_depth.is_some(), &[Rbd]),
-        ("callTimeoutSeconds", backend.call_timeout_seconds.is_some(), &[Rbd, Nfs]),
+        ("callTimeoutSeconds", backend.call_timeout_seconds.is_some(), &[Rbd, Nfs, Cinder]),
+        ("clouds", !backend.clouds.is_empty(), &[Cinder]),
+        ("ignoreVolumeAZ", backend.ignore_volume_az.is_some(), &[Cinder]),
+        ("forceDetach", backend.force_detach.is_some(), &[Cinder]),
+        ("instanceId", backend.instance_id.is_some(), &[Cinder]),
+        ("zone", backend.zone.is_some(), &[Cinder]),
+        ("metadataOrder", backend.metadata_order.is_some(), &[Cinder]),
+        ("metadataUrl", backend.metadata_url.is_some(), &[Cinder]),
+        ("nodeVolumeAttachLimit", backend.node_volume_attach_limit.is_some(), &[Cinder]),
+        ("deviceRoot", backend.device_root.is_some(), &[Cinder]),
         ("shares", !backend.shares.is_empty(), &[Nfs]),
         ("anyShare", backend.any_share.is_some(), &[Nfs]),
         ("onDelete", backend.on_delete.is_some(), &[Nfs]),

@@ -82,7 +82,12 @@ async fn check(drivers: &[Service]) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for driver in drivers {
         match driver.probe_backend().await {
-            Ok(()) => println!("{}: ready", driver.name),
+            Ok(()) => {
+                println!("{}: ready", driver.name);
+                for line in driver.backend.provisioner.describe().await {
+                    println!("  {line}");
+                }
+            }
             Err(error) => {
                 println!("{}: {error}", driver.name);
                 code = ExitCode::FAILURE;

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use provisioners::{Backend, Error, NodeId, Nodes, RbdMounter, local, nfs, rbd};
+use provisioners::{Backend, Error, NodeId, Nodes, RbdMounter, cinder, local, nfs, rbd};
 
 use crate::cli::Mode;
-use crate::config::{BackendConfig, BackendType, ClusterConfig, Config, PurgeWhen, ShareConfig};
+use crate::config::{BackendConfig, BackendType, CloudConfig, ClusterConfig, Config, PurgeWhen, ShareConfig};
 use crate::driver::{Driver, Service};
 use crate::flight::Flights;
 use crate::health::Health;
@@ -89,7 +89,48 @@ fn backend(config: &Config, entry: &BackendConfig, mode: Mode, host: &Host) -> p
             }
             Ok(backend.backend())
         }
+        BackendType::Cinder => {
+            let settings = cinder_config(config, entry, mode)?;
+            Ok(Arc::new(cinder::Cinder::new(settings, config.kubelet_dir.clone())?).backend())
+        }
     }
+}
+
+fn cinder_config(
+    config: &Config,
+    entry: &BackendConfig,
+    mode: Mode,
+) -> provisioners::Result<cinder::CinderConfig> {
+    let default = cinder::CinderConfig::default();
+    let default_size = entry.default_size.as_deref().map(provisioners::parse_size).transpose()?;
+    let cloud = |it: &CloudConfig| cinder::CinderCloud {
+        name: it.name.clone(),
+        cloud: it.cloud.clone(),
+        clouds_file: it.clouds_file.clone(),
+        secure_file: it.secure_file.clone(),
+        region: it.region.clone(),
+        interface: it.interface.clone(),
+        volume_endpoint: it.volume_endpoint.clone(),
+        compute_endpoint: it.compute_endpoint.clone(),
+    };
+    Ok(cinder::CinderConfig {
+        clouds: entry.clouds.iter().map(cloud).collect(),
+        owner: config.cluster_id.clone(),
+        default_size: default_size.unwrap_or(default.default_size),
+        call_timeout: entry.call_timeout_seconds.map_or(default.call_timeout, Duration::from_secs),
+        ignore_zone: entry.ignore_volume_az.unwrap_or(false),
+        topology_key: format!("topology.{}/zone", entry.driver_name),
+        force_detach: entry.force_detach.unwrap_or(false),
+        controller: mode.controller(),
+        instance: entry.instance_id.clone(),
+        zone: entry.zone.clone(),
+        metadata_order: entry.metadata_order.clone().unwrap_or(default.metadata_order),
+        metadata_url: entry.metadata_url.clone().unwrap_or(default.metadata_url),
+        max_disks: entry.node_volume_attach_limit,
+        root: default.root,
+        device_root: entry.device_root.clone(),
+        state: config.state_dir.clone(),
+    })
 }
 
 fn nfs_config(config: &Config, entry: &BackendConfig) -> provisioners::Result<nfs::NfsConfig> {
@@ -199,7 +240,8 @@ fn recover(what: &str, work: impl FnOnce() -> provisioners::Result<Vec<String>>)
 pub fn examples() -> Vec<Backend> {
     let text = "nodeId: example\nbackends:\n- type: local\n  roots: {default: /var/lib/volumectl/volumes}\n\
                 - type: rbd\n  clusters: [{clusterID: ceph, monitors: [10.0.0.1:6789]}]\n\
-                - type: nfs\n  shares: [{name: main, server: 10.0.0.5, share: /srv/nfs}]\n";
+                - type: nfs\n  shares: [{name: main, server: 10.0.0.5, share: /srv/nfs}]\n\
+                - type: cinder\n  clouds: [{name: main, cloud: openstack}]\n";
     let Ok(config) = Config::parse(text) else {
         return Vec::new();
     };

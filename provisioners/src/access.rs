@@ -22,6 +22,19 @@ pub enum Access {
     Rbd(Box<RbdImage>),
     /// A directory of an NFS share.
     Nfs(Box<NfsMount>),
+    /// A volume of Cinder that Nova has attached.
+    Cinder(Box<CinderDisk>),
+}
+
+/// A volume of Cinder that Nova has attached to this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CinderDisk {
+    /// The volume's UUID, which is its disk's serial.
+    pub id: String,
+    /// A directory of links to devices, in place of the node's own disks.
+    pub root: Option<PathBuf>,
+    /// What the controller has seen of its size, in bytes; it may have grown since.
+    pub at_least: Option<u64>,
 }
 
 /// A directory of an NFS share. Of a volume that is only looked for on this node, nothing is known.

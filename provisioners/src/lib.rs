@@ -8,6 +8,7 @@
 mod access;
 mod backend;
 mod blocking;
+pub mod cinder;
 mod context;
 mod error;
 mod filesystem;
@@ -21,7 +22,7 @@ mod size;
 mod traits;
 mod types;
 
-pub use access::{Access, NfsMount, NodeVolume, RbdImage, RbdMounter, SecretText};
+pub use access::{Access, CinderDisk, NfsMount, NodeVolume, RbdImage, RbdMounter, SecretText};
 pub use backend::{Backend, Feature};
 pub use context::{Ctx, Observer};
 pub use error::{Error, Result};

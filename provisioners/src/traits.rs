@@ -26,6 +26,11 @@ pub trait Provisioner: Send + Sync + 'static {
     /// Whether the backend answers and has what it needs. Called for CSI Probe, not more than once in a few seconds.
     async fn check(&self) -> Result<()>;
 
+    /// What is worth knowing of the servers, a line each: for `--check`.
+    async fn describe(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Why a volume of this backend cannot be used so, or `Ok`.
     fn supports(&self, capability: &Capability) -> Result<()>;
 
@@ -215,6 +220,11 @@ pub trait NodeAccess: Send + Sync {
 
     /// Writes down that a format with `fs_type` begins (`done: false`) or was completed (`done: true`).
     async fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()>;
+
+    /// CSI `node_id` where that is not the configured one. Not known yet: an error, and it is asked again.
+    async fn node_id(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
 
     /// CSI `max_volumes_per_node`; 0: no limit.
     fn volume_limit(&self) -> u32 {

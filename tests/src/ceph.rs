@@ -1,19 +1,17 @@
-//! A real Ceph cluster for tests: one a test process, started by `tests/servers/ceph/run` at the first use. It ends when
-//! this process does, however that ends, for the script watches its standard input.
+//! A real Ceph cluster for tests: one a test process, started by `tests/servers/ceph/run` at the first use.
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
+
+use crate::script::{Script, possible};
 
 /// A running cluster.
 pub struct Ceph {
-    dir: PathBuf,
-    lines: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
-    _child: Child,
+    script: Script,
 }
 
 /// What this needs and its Debian package.
@@ -29,18 +27,12 @@ const PROGRAMS: [(&str, &str); 6] = [
 impl Ceph {
     /// The cluster of this process. `None`, with the reason logged as a skip of `test`: it cannot be run here.
     pub fn shared(test: &str) -> Result<Option<&'static Self>> {
-        static SHARED: OnceLock<std::result::Result<Option<Ceph>, String>> = OnceLock::new();
-        if !crate::is_root(test) {
+        static SHARED: OnceLock<std::result::Result<Ceph, String>> = OnceLock::new();
+        if !possible(test, &PROGRAMS) {
             return Ok(None);
         }
-        for (program, package) in PROGRAMS {
-            if !crate::has_program(test, program) {
-                eprintln!("{program} is in the Debian package {package}");
-                return Ok(None);
-            }
-        }
-        let started = SHARED.get_or_init(|| Self::start(3).map(Some).map_err(|e| format!("{e:#}")));
-        started.as_ref().map(Option::as_ref).map_err(|e| anyhow::anyhow!("starting Ceph: {e}"))
+        let started = SHARED.get_or_init(|| Self::start(3).map_err(|e| format!("{e:#}")));
+        started.as_ref().map(Some).map_err(|e| anyhow::anyhow!("starting Ceph: {e}"))
     }
 
     /// Starts a cluster of some OSDs on loopback.
@@ -50,29 +42,14 @@ impl Ceph {
 
     /// Starts a cluster of some OSDs on an address of this machine.
     pub fn start_at(osds: u32, address: &str) -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("volumectl-ceph-{}-{number}", std::process::id()));
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers/ceph/run");
-        let mut child = Command::new(&script)
-            .arg(&dir)
-            .arg(osds.to_string())
-            .arg(address)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("starting {}", script.display()))?;
-        let input = child.stdin.take().context("no input")?;
-        let mut output = BufReader::new(child.stdout.take().context("no output")?);
-        let mut line = String::new();
-        output.read_line(&mut line)?;
-        ensure!(line.trim() == "ready", "the cluster did not start: {line}");
-        Ok(Self { dir, lines: Mutex::new((input, output)), _child: child })
+        let args = |dir: &Path| vec![dir.display().to_string(), osds.to_string(), address.to_owned()];
+        let (script, _) = Script::start("ceph", args)?;
+        Ok(Self { script })
     }
 
     /// Its ceph.conf, with the administrator's keyring.
     pub fn conf(&self) -> PathBuf {
-        self.dir.join("ceph.conf")
+        self.script.dir.join("ceph.conf")
     }
 
     /// The monitors' addresses.
@@ -84,12 +61,7 @@ impl Ceph {
 
     /// A command to the script: `signal osd.0 STOP`, `start mon.a`, `healthy`.
     pub fn tell(&self, command: &str) -> Result<()> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(lines.0, "{command}")?;
-        let mut answer = String::new();
-        lines.1.read_line(&mut answer)?;
-        ensure!(answer.trim() == "ok", "{command}: {answer}");
-        Ok(())
+        self.script.tell(command)
     }
 
     /// Kills the first OSDs and starts them again, one after the other.

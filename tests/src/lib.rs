@@ -8,8 +8,10 @@ pub mod drivers;
 pub mod fuzzing;
 pub mod kubernetes;
 pub mod nfs;
+pub mod openstack;
 pub mod requests;
 pub mod scratch;
+pub mod script;
 
 use std::io::Write as _;
 

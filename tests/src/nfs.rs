@@ -1,21 +1,19 @@
 //! A real NFS server (nfs-ganesha) for tests, started by `tests/servers/nfs/run` in a network namespace of its own. It
 //! ends when its owner does, however that ends, for the script watches its standard input.
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
+
+use crate::script::{Script, possible};
 
 /// A running server.
 pub struct Nfs {
-    dir: PathBuf,
+    script: Script,
     /// Its address.
     pub address: String,
-    lines: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
-    _child: Child,
 }
 
 /// What this needs and its Debian package.
@@ -40,52 +38,28 @@ impl Nfs {
 
     /// Whether a server can be run here; if not, the reason is logged as a skip of `test`.
     pub fn possible(test: &str) -> bool {
-        let missing = |(program, package): &(&str, &str)| {
-            let found = crate::has_program(test, program);
-            if !found {
-                eprintln!("{program} is in the Debian package {package}");
-            }
-            !found
-        };
-        crate::is_root(test) && !PROGRAMS.iter().any(missing)
+        possible(test, &PROGRAMS)
     }
 
     /// Starts a server for `3,4` or `4`; `more` are the script's further arguments.
     pub fn start(versions: &str, more: &[&str]) -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("volumectl-nfs-{}-{number}", std::process::id()));
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers/nfs/run");
-        let mut child = Command::new(&script)
-            .arg(&dir)
-            .arg(versions)
-            .args(more)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("starting {}", script.display()))?;
-        let input = child.stdin.take().context("no input")?;
-        let mut output = BufReader::new(child.stdout.take().context("no output")?);
-        let mut line = String::new();
-        output.read_line(&mut line)?;
-        let address = line.trim().strip_prefix("ready ").map(str::to_owned);
-        let address = address.with_context(|| format!("the server did not start: {line}"))?;
-        Ok(Self { dir, address, lines: Mutex::new((input, output)), _child: child })
+        let args = |dir: &Path| {
+            let mut args = vec![dir.display().to_string(), versions.to_owned()];
+            args.extend(more.iter().map(|it| (*it).to_owned()));
+            args
+        };
+        let (script, address) = Script::start("nfs", args)?;
+        Ok(Self { script, address })
     }
 
     /// What it exports, as a directory of this machine.
     pub fn export(&self) -> PathBuf {
-        self.dir.join("export")
+        self.script.dir.join("export")
     }
 
     /// A command to the script: `signal STOP`, `start`, `access RO`, `cut`, `mend`.
     pub fn tell(&self, command: &str) -> Result<()> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(lines.0, "{command}")?;
-        let mut answer = String::new();
-        lines.1.read_line(&mut answer)?;
-        ensure!(answer.trim() == "ok", "{command}: {answer}");
-        Ok(())
+        self.script.tell(command)
     }
 
     /// A directory of its own below the export, as the share of one test: its path for clients, and on this machine.

@@ -32,6 +32,7 @@ async fn subject(
         slip: ("mkfsOption", "mkfsOptions"),
         guards_use: true,
         sized,
+        attached: false,
         alive: Box::new(driver),
     }))
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use provisioners::{Access, Ctx, Error, Result};
 
-use super::{Host, device, loopdev};
+use super::{Host, cinder, device, loopdev};
 
 /// How long a device may take to show a size that its server has confirmed.
 const GROWS: Duration = Duration::from_secs(10);
@@ -39,6 +39,7 @@ impl Host {
             Access::Directory { .. } | Access::Nfs(_) => Ok(None),
             Access::LoopFile { path } => loopdev::find(path),
             Access::Rbd(image) => Ok(self.rbd.find(image)?.map(|mapping| mapping.device)),
+            Access::Cinder(disk) => cinder::find(disk),
         }
     }
 
@@ -55,6 +56,10 @@ impl Host {
                 Ok(Attached { device: loopdev::attach(path, r.read_only)?, fresh, client: None })
             }
             Access::Rbd(image) => self.rbd.map(&self.tools, ctx, image, r),
+            // Nova has attached it; here it is only waited for.
+            Access::Cinder(disk) => {
+                Ok(Attached { device: cinder::wait(ctx, disk)?, fresh: false, client: None })
+            }
         }
     }
 
@@ -90,6 +95,9 @@ impl Host {
         }
         ctx.stage("growing the device");
         match access {
+            Access::Cinder(_) => {
+                return size.map_or_else(|| loopdev::size(device), |size| cinder::grown(ctx, device, size));
+            }
             Access::Rbd(image) => self.rbd.grow(image, size)?,
             _ => loopdev::grow(device)?,
         }

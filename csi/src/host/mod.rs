@@ -2,6 +2,7 @@
 //! called from threads for that.
 
 mod attach;
+mod cinder;
 mod device;
 mod format;
 mod freeze;
@@ -138,8 +139,8 @@ impl Host {
                 "volume {id} is not on this node: nothing is mounted on {}",
                 path.display()
             ))),
-            Access::Rbd(image) if self.rbd.find(image)?.is_none() => {
-                Err(Error::NotFound(format!("volume {id} is not mapped on this node")))
+            Access::Rbd(_) | Access::Cinder(_) if self.device_of(access)?.is_none() => {
+                Err(Error::NotFound(format!("volume {id} is not attached to this node")))
             }
             _ => Ok(()),
         }

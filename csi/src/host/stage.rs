@@ -225,6 +225,10 @@ impl Host {
         }
         ctx.stage("unmounting");
         mounts::unmount_all(ctx, &staging)?;
+        if let Some(Access::Cinder(_)) = access {
+            // The controller detaches it.
+            return Ok(());
+        }
         devices.iter().try_for_each(|device| self.detach(ctx, device))?;
         // An unstage that was interrupted has left no device, but perhaps what was behind it.
         match access {

@@ -68,12 +68,16 @@ impl Node for Service {
         &self,
         request: Request<pb::NodeGetInfoRequest>,
     ) -> Result<Response<pb::NodeGetInfoResponse>, Status> {
-        let topology = self.backend.placement.as_ref().map(|p| convert::topology_segments(&p.topology()));
         let work = async {
+            // The backend may have to find out where it is, before it knows its zone.
+            let node_id = self.backend.node.node_id().await?.unwrap_or_else(|| self.node_id.clone());
+            let topology = self.backend.placement.as_ref().map(|p| p.topology());
             Ok(pb::NodeGetInfoResponse {
-                node_id: self.node_id.clone(),
+                node_id,
                 max_volumes_per_node: self.backend.node.volume_limit().into(),
-                accessible_topology: topology,
+                accessible_topology: topology
+                    .filter(|t| !t.is_empty())
+                    .map(|t| convert::topology_segments(&t)),
             })
         };
         self.answer("NodeGetInfo", request.metadata(), "", work).await

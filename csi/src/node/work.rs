@@ -142,6 +142,11 @@ impl Service {
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         validate::text("volume_path", &request.volume_path, validate::MAX_PATH)?;
         let (access, size) = self.present(&id, &secrets).await?;
+        if let Access::Cinder(_) = access {
+            // The other backends have asked their server, or looked at their directory.
+            let (host, access, name) = (self.host.clone(), access.clone(), id.0.clone());
+            blocking(move || host.require(&name, &access, Path::new("/"))).await?;
+        }
         let path = validate::path("volume_path", &request.volume_path)?.to_path_buf();
         let range = validate::range(request.capacity_range.as_ref())?;
         if let Some(size) = size.filter(|size| *size < range.required) {

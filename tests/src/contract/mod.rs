@@ -14,7 +14,7 @@ pub mod volumes;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use csi_proto::v1 as pb;
@@ -46,6 +46,8 @@ pub struct Subject {
     pub guards_use: bool,
     /// Whether its size is a limit that the device or file system shows.
     pub sized: bool,
+    /// Whether a volume must be published to the node before it can be staged there.
+    pub attached: bool,
     /// The server: stopped when this is dropped.
     pub alive: Box<dyn Any + Send>,
 }
@@ -153,7 +155,8 @@ impl Subject {
             (self.path(&format!("{name}/globalmount"))?, self.path(&format!("{name}/target"))?);
         std::fs::create_dir_all(&staging)?;
         let mut node = self.clients.node.clone();
-        node.node_stage_volume(ask::stage(id, &staging, self.capability.clone())).await.context("staging")?;
+        let request = self.stage_request(id, &staging, self.capability.clone()).await?;
+        node.node_stage_volume(request).await.context("staging")?;
         let request = ask::publish(id, &staging, &target, self.capability.clone());
         node.node_publish_volume(request).await.context("publishing")?;
         Ok(Used { id: id.into(), staging, target })
@@ -164,7 +167,46 @@ impl Subject {
         let mut node = self.clients.node.clone();
         node.node_unpublish_volume(ask::unpublish(&used.id, &used.target)).await.context("unpublishing")?;
         node.node_unstage_volume(ask::unstage(&used.id, &used.staging)).await.context("unstaging")?;
+        if self.attached {
+            let (volume_id, node_id) = (used.id.clone(), self.node().await?);
+            let request = pb::ControllerUnpublishVolumeRequest { volume_id, node_id, ..Default::default() };
+            self.clients
+                .controller
+                .clone()
+                .controller_unpublish_volume(request)
+                .await
+                .context("detaching")?;
+        }
         Ok(())
+    }
+
+    /// The node's id.
+    pub async fn node(&self) -> Result<String> {
+        let answer = self.clients.node.clone().node_get_info(pb::NodeGetInfoRequest {}).await?;
+        Ok(answer.into_inner().node_id)
+    }
+
+    /// NodeStageVolume with what the controller says of the volume; attached first where that has to be.
+    pub async fn stage_request(
+        &self,
+        id: &str,
+        staging: &Path,
+        capability: pb::VolumeCapability,
+    ) -> Result<pb::NodeStageVolumeRequest> {
+        let mut request = ask::stage(id, staging, capability.clone());
+        if self.attached {
+            let attach = ask::attach(id, &self.node().await?, capability);
+            let answer = self
+                .clients
+                .controller
+                .clone()
+                .controller_publish_volume(attach)
+                .await
+                .context("attaching")?;
+            request.publish_context = answer.into_inner().publish_context;
+            request.volume_context = self.get(id).await?.volume.unwrap_or_default().volume_context;
+        }
+        Ok(request)
     }
 
     fn is_block(&self) -> bool {

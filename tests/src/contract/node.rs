@@ -118,7 +118,7 @@ pub async fn one_pod_only_means_one(s: &Subject) -> Result<()> {
     let (staging, target, second) = (s.path("rwop/staging")?, s.path("rwop/one")?, s.path("rwop/two")?);
     fs::create_dir_all(&staging)?;
     let mut node = s.clients.node.clone();
-    node.node_stage_volume(ask::stage(&id, &staging, alone.clone())).await?;
+    node.node_stage_volume(s.stage_request(&id, &staging, alone.clone()).await?).await?;
     for _ in 0..2 {
         node.node_publish_volume(ask::publish(&id, &staging, &target, alone.clone())).await?;
     }

@@ -8,10 +8,6 @@ use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, NotFound};
 use super::{Subject, refused};
 use crate::requests as ask;
 
-async fn node(s: &Subject) -> Result<String> {
-    Ok(s.clients.node.clone().node_get_info(pb::NodeGetInfoRequest {}).await?.into_inner().node_id)
-}
-
 fn detach(id: &str, node: &str) -> pb::ControllerUnpublishVolumeRequest {
     pb::ControllerUnpublishVolumeRequest { volume_id: id.into(), node_id: node.into(), ..Default::default() }
 }
@@ -22,7 +18,7 @@ pub async fn attach_is_idempotent(s: &Subject) -> Result<()> {
         return Ok(());
     }
     let (id, node, mut c) =
-        (s.create("contract-attach").await?.volume_id, node(s).await?, s.clients.controller.clone());
+        (s.create("contract-attach").await?.volume_id, s.node().await?, s.clients.controller.clone());
     let request = ask::attach(&id, &node, s.capability.clone());
     let first = c.controller_publish_volume(request.clone()).await?.into_inner();
     ensure!(c.controller_publish_volume(request).await?.into_inner() == first);
@@ -42,7 +38,7 @@ pub async fn attach_conflicts_are_refused(s: &Subject) -> Result<()> {
         return Ok(());
     }
     let (id, node, mut c) =
-        (s.create("contract-conflict").await?.volume_id, node(s).await?, s.clients.controller.clone());
+        (s.create("contract-conflict").await?.volume_id, s.node().await?, s.clients.controller.clone());
     let good = ask::attach(&id, &node, s.capability.clone());
     let missing = ask::attach("no-such-volume", &node, s.capability.clone());
     refused(c.controller_publish_volume(missing).await, NotFound, &["no-such-volume"])?;
@@ -65,7 +61,7 @@ pub async fn a_published_volume_is_not_deleted(s: &Subject) -> Result<()> {
         return Ok(());
     }
     let (id, node, mut c) =
-        (s.create("contract-in-use").await?.volume_id, node(s).await?, s.clients.controller.clone());
+        (s.create("contract-in-use").await?.volume_id, s.node().await?, s.clients.controller.clone());
     c.controller_publish_volume(ask::attach(&id, &node, s.capability.clone())).await?;
     refused(c.delete_volume(ask::delete(&id)).await, FailedPrecondition, &[&id, &node])?;
     c.controller_unpublish_volume(detach(&id, "")).await?;

@@ -28,6 +28,7 @@ async fn subject(case: &str, server: &Nfs, more: &str) -> Result<Option<Subject>
         slip: ("onDelet", "onDelete"),
         guards_use: false,
         sized: false,
+        attached: false,
         alive: Box::new(driver),
     }))
 }

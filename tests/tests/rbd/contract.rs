@@ -28,6 +28,7 @@ async fn subject(case: &str, capability: pb::VolumeCapability, size: i64) -> Res
         slip: ("mkfsOption", "mkfsOptions"),
         guards_use: true,
         sized: true,
+        attached: false,
         alive: Box::new(driver),
     }))
 }

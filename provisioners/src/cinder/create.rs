@@ -1,0 +1,351 @@
+//! Making a volume: empty, from a snapshot, from a backup or from another volume.
+//!
+//! A volume is found again by its name and our metadata, which are set in the request that makes it, so there is no
+//! moment at which it is not known whose it is. One request is never sent twice: when its answer is lost, the volume is
+//! looked for. When two callers (two replicas of the controller, say) made one each, the older is kept, and each takes
+//! away only what it has made itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::answer::{CinderBackup, CinderSnapshot, CinderVolume, Thing};
+use super::cloud::{Ask, Cloud, Service};
+use super::errors::Fault;
+use super::handle::{Kind, parse_handle};
+use super::plan::Plan;
+use super::record::{NAME, RECORD};
+use super::store::{Found, Store, owner};
+use super::watch::{For, Round, parsed};
+use crate::size::{GIB, Unit, decide_for_source_in, decide_in};
+use crate::{Ctx, Error, Result, Source, Volume, VolumeId};
+
+/// How long a volume is looked for whose making was not answered.
+const LOOKING: Duration = Duration::from_secs(5);
+
+/// How a creation that was waited for ended.
+enum Ended {
+    Ready(CinderVolume),
+    Failed(CinderVolume),
+    Gone,
+    /// Somebody made another of the same name, which is older.
+    Twin(CinderVolume),
+}
+
+impl Store {
+    /// Makes the planned volume, or finds the one made before.
+    pub(super) async fn create(&self, ctx: &Ctx, plan: &Plan) -> Result<Volume> {
+        let cloud = self.cloud_of_class(plan.cloud.as_deref())?.clone();
+        ctx.stage("looking for it");
+        let since = cloud.now();
+        if let Some(found) = self.made_before(ctx, &cloud, plan).await? {
+            return self.finish(ctx, plan, found, since, false).await;
+        }
+        ctx.check()?;
+        let body = self.request(&cloud, plan).await?;
+        ctx.check()?;
+        ctx.stage("asking Cinder to make it");
+        let made = match cloud.send(Ask::post(Service::Volume, "volumes", body)).await {
+            Ok(mut value) => parsed::<CinderVolume>(value["volume"].take()),
+            Err(fault) => Err(fault),
+        };
+        let made = match made {
+            Ok(volume) => Found::new(&cloud, volume),
+            Err(fault @ Fault::Lost(_)) => self.look_for(ctx, &cloud, plan, fault).await?,
+            Err(fault) => return Err(fault.doing(&format!("creating volume {:?}", plan.display))),
+        };
+        ctx.check()?;
+        self.finish(ctx, plan, made, since, true).await
+    }
+
+    /// The volume that an earlier call has made. One that failed is removed; of several the oldest is it, and others
+    /// that nobody can have used are removed.
+    async fn made_before(&self, ctx: &Ctx, cloud: &Arc<Cloud>, plan: &Plan) -> Result<Option<Found>> {
+        let mut all = self.of_name(cloud, plan).await?;
+        if let Some(volume) = all.iter().find(|volume| volume.status == "deleting") {
+            return Err(Error::Unavailable(format!(
+                "volume {} of the same name is being deleted; repeat the call",
+                volume.id
+            )));
+        }
+        let failed: Vec<_> = all.iter().filter(|volume| volume.status == "error").cloned().collect();
+        for volume in failed {
+            ctx.stage("removing one that failed");
+            self.remove_unused(ctx, cloud, &volume).await?;
+        }
+        all.retain(|volume| volume.status != "error");
+        all.sort_by_key(CinderVolume::order);
+        let mut all = all.into_iter();
+        let Some(oldest) = all.next() else { return Ok(None) };
+        for twin in all {
+            // Cinder's times can be whole seconds: of two made in one second neither is known to be the one in use.
+            if twin.created() > oldest.created() && twin.attachments.is_empty() && twin.status == "available"
+            {
+                tracing::warn!(volume = %twin.id, kept = %oldest.id, name = %plan.display, "removing an empty twin");
+                self.remove_unused(ctx, cloud, &twin).await?;
+            }
+        }
+        Ok(Some(Found::new(cloud, oldest)))
+    }
+
+    /// All volumes of this cluster that were made for the plan's CSI name.
+    async fn of_name(&self, cloud: &Cloud, plan: &Plan) -> Result<Vec<CinderVolume>> {
+        let listed = cloud.list::<CinderVolume>(&format!("name={}", escape(&plan.display))).await;
+        let mut all =
+            listed.map_err(|fault| fault.doing(&format!("looking for volume {:?}", plan.display)))?;
+        all.retain(|volume| self.is_of(volume, plan) && !volume.is_marked());
+        Ok(all)
+    }
+
+    fn is_of(&self, volume: &CinderVolume, plan: &Plan) -> bool {
+        owner(volume) == Some(&self.config.owner)
+            && volume.metadata.get(NAME) == Some(&plan.spec.name)
+            && volume.metadata.contains_key(RECORD)
+    }
+
+    /// Looks for a volume whose making was not answered: it may have been done, and it may be done yet.
+    async fn look_for(&self, ctx: &Ctx, cloud: &Arc<Cloud>, plan: &Plan, fault: Fault) -> Result<Found> {
+        ctx.stage("looking for what an unanswered request has made");
+        let begun = Instant::now();
+        loop {
+            let mut all = self.of_name(cloud, plan).await?;
+            all.sort_by_key(CinderVolume::order);
+            if let Some(volume) = all.into_iter().next() {
+                return Ok(Found::new(cloud, volume));
+            }
+            ctx.check()?;
+            if begun.elapsed() > LOOKING {
+                return Err(fault.doing(&format!(
+                    "creating volume {:?}: it was looked for and not found, and a repeated call looks again before it makes one",
+                    plan.display
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+    }
+
+    /// Waits until a volume is usable and is the one of its name, and checks that it is what is asked for.
+    async fn finish(
+        &self,
+        ctx: &Ctx,
+        plan: &Plan,
+        found: Found,
+        since: Timestamp,
+        fresh: bool,
+    ) -> Result<Volume> {
+        let cloud = found.cloud.clone();
+        let ended = if fresh || is_making(&found.volume.status) {
+            ctx.stage("waiting for Cinder to make it");
+            self.made(ctx, plan, &found, since, fresh).await?
+        } else {
+            Ended::Ready(found.volume.clone())
+        };
+        let volume = match ended {
+            Ended::Ready(volume) => volume,
+            Ended::Gone => {
+                return Err(Error::Unavailable(format!(
+                    "volume {} was deleted while it was made; repeat the call",
+                    found.handle
+                )));
+            }
+            Ended::Failed(volume) => {
+                let failed = Found { volume, ..found };
+                let error = failed.failed("creating").await;
+                self.remove_unused(ctx, &cloud, &failed.volume).await?;
+                return Err(error);
+            }
+            Ended::Twin(older) => {
+                tracing::warn!(volume = %found.handle, kept = %older.id, "another was made meanwhile; removing this one");
+                self.remove_unused(ctx, &cloud, &found.volume).await?;
+                return Err(Error::Unavailable(format!(
+                    "volume {} of the same name was made meanwhile by somebody else; repeat the call",
+                    older.id
+                )));
+            }
+        };
+        self.confirm(ctx, plan, Found { volume, ..found }, fresh).await
+    }
+
+    async fn made(
+        &self,
+        ctx: &Ctx,
+        plan: &Plan,
+        found: &Found,
+        since: Timestamp,
+        fresh: bool,
+    ) -> Result<Ended> {
+        let id = &found.handle.id;
+        let judge = |volume: Option<&CinderVolume>, round: &Round<CinderVolume>| {
+            let Some(volume) = volume else { return Some(Ok(Ended::Gone)) };
+            if volume.status.starts_with("error") {
+                return Some(Ok(Ended::Failed(volume.clone())));
+            }
+            if is_making(&volume.status) {
+                return None;
+            }
+            let twins = round.seen.values().filter(|other| other.id != *id && self.is_of(other, plan));
+            let older = twins
+                .filter(|other| other.created() <= volume.created() && !other.status.starts_with("error"));
+            let older = older
+                .filter(|other| !other.is_marked() && other.status != "deleting")
+                .min_by_key(|other| other.order());
+            Some(Ok(match older.filter(|_| fresh) {
+                Some(twin) => Ended::Twin(twin.clone()),
+                None => Ended::Ready(volume.clone()),
+            }))
+        };
+        found.cloud.until(ctx, &For { id, since, all: fresh }, judge).await
+    }
+
+    async fn confirm(&self, ctx: &Ctx, plan: &Plan, found: Found, fresh: bool) -> Result<Volume> {
+        if fresh {
+            if plan.is_shared() && !found.volume.multiattach {
+                self.remove_unused(ctx, &found.cloud, &found.volume).await?;
+                let of = found.volume.volume_type.as_deref().unwrap_or("the default");
+                let problem = format!(
+                    "volume type {of} is not for several servers; make one with `openstack volume type set --property multiattach=\"<is> True\"` and set it as parameters[\"type\"]"
+                );
+                return Err(Error::invalid("volume_capabilities", problem));
+            }
+            tracing::info!(volume = %found.handle, name = %plan.display, gib = found.volume.size, "created");
+        } else if let Some(what) = plan.differs(&found)? {
+            return Err(Error::AlreadyExists(format!(
+                "a volume named {:?} exists and differs in: {what}; use another name or the same parameters",
+                plan.spec.name
+            )));
+        }
+        ctx.stage("created");
+        Ok(self.show(&found))
+    }
+
+    /// The request that makes the volume.
+    async fn request(&self, cloud: &Arc<Cloud>, plan: &Plan) -> Result<Value> {
+        let minimum = (GIB, "a volume of Cinder");
+        let mut volume = json!({
+            "name": plan.display,
+            "metadata": plan.metadata(&self.config.owner)?,
+        });
+        let bytes = match &plan.spec.source {
+            None => decide_in(Unit::GIB, plan.spec.range, self.config.default_size, minimum)?,
+            Some(source) => {
+                let (key, id, size) = self.origin(cloud, source).await?;
+                volume[key] = json!(id);
+                decide_for_source_in(Unit::GIB, plan.spec.range, size, minimum)?
+            }
+        };
+        volume["size"] = json!(bytes / GIB);
+        if let Some(name) = &plan.params.volume_type {
+            volume["volume_type"] = json!(name);
+        }
+        if let Some(zone) = &plan.zone {
+            volume["availability_zone"] = json!(zone);
+        }
+        let mut body = json!({ "volume": volume });
+        let hints = [("same_host", &plan.params.same_host), ("different_host", &plan.params.different_host)];
+        for (hint, ids) in hints.into_iter().filter(|(_, ids)| !ids.is_empty()) {
+            body["OS-SCH-HNT:scheduler_hints"][hint] = json!(ids);
+        }
+        Ok(body)
+    }
+
+    /// What a volume is filled from: the request's key, the id, and the size in bytes.
+    async fn origin(&self, cloud: &Arc<Cloud>, source: &Source) -> Result<(&'static str, String, u64)> {
+        let (text, what) = match source {
+            Source::Volume(id) => (&id.0, "volume"),
+            Source::Snapshot(id) => (&id.0, "snapshot"),
+        };
+        let none = || Error::NotFound(format!("volume_content_source: there is no {what} {text}"));
+        let handle = parse_handle(text).map_err(|_| none())?;
+        let of = self.cloud(handle.cloud.as_deref()).ok_or_else(none)?;
+        if of.spec.name != cloud.spec.name {
+            return Err(Error::invalid(
+                "volume_content_source",
+                format!(
+                    "{text} is in cloud {}, the volume shall be in {}; data cannot be cloned across",
+                    of.spec.name, cloud.spec.name
+                ),
+            ));
+        }
+        let doing = |fault: Fault| fault.doing(&format!("volume_content_source: asking for {what} {text}"));
+        let (key, size) = match (source, handle.kind) {
+            (Source::Volume(_), _) => {
+                let volume = self.volume(&VolumeId(text.clone())).await?;
+                ("source_volid", Some(volume.volume.size))
+            }
+            (Source::Snapshot(_), Kind::Plain) => {
+                let found = cloud.one::<CinderSnapshot>(&handle.id).await.map_err(doing)?;
+                ("snapshot_id", found.map(|snapshot| snapshot.size))
+            }
+            (Source::Snapshot(_), Kind::Backup) => {
+                let found = cloud.one::<CinderBackup>(&handle.id).await.map_err(doing)?;
+                ("backup_id", found.map(|backup| backup.size))
+            }
+        };
+        Ok((key, handle.id, size.ok_or_else(none)?.saturating_mul(GIB)))
+    }
+
+    /// Deletes a volume that nobody can have used: ours, without attachment, snapshot or other user.
+    async fn remove_unused(&self, ctx: &Ctx, cloud: &Arc<Cloud>, volume: &CinderVolume) -> Result<()> {
+        let doing = format!("removing volume {}", volume.id);
+        if owner(volume) != Some(&self.config.owner) || !volume.attachments.is_empty() {
+            return Err(Error::Refused(format!(
+                "{doing}: it is in use or not this cluster's; nothing was changed"
+            )));
+        }
+        match cloud.send(Ask::delete(Service::Volume, format!("volumes/{}", volume.id))).await {
+            Ok(_) => {}
+            Err(fault) if fault.is(404) => return Ok(()),
+            Err(fault) => return Err(fault.doing(&doing)),
+        }
+        super::delete::wait_gone(ctx, &Found::new(cloud, volume.clone())).await
+    }
+}
+
+impl CinderVolume {
+    /// The oldest comes first; of two of one time, the one with the smaller id.
+    fn order(&self) -> (String, String) {
+        (self.created_at.clone(), self.id.clone())
+    }
+}
+
+/// Whether a volume with this status is still being made.
+fn is_making(status: &str) -> bool {
+    ["creating", "downloading", "restoring-backup", "backing-up", ""].contains(&status)
+}
+
+/// A text in a query (RFC 3986, 2.1).
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                escaped.push(char::from(byte));
+            }
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_can_be_in_a_query() {
+        assert_eq!(escape("pvc-1 & ü"), "pvc-1%20%26%20%C3%BC");
+    }
+
+    #[test]
+    fn of_one_second_the_smaller_id_is_older() {
+        let volume = |created: &str, id: &str| CinderVolume {
+            created_at: created.into(),
+            id: id.into(),
+            ..CinderVolume::default()
+        };
+        assert!(volume("2026-01-01T00:00:00", "b").order() < volume("2026-01-01T00:00:01", "a").order());
+        assert!(volume("2026-01-01T00:00:00", "a").order() < volume("2026-01-01T00:00:00", "b").order());
+    }
+}

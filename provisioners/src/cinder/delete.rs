@@ -1,0 +1,156 @@
+//! Deleting. A volume that still has snapshots cannot be deleted in Cinder: it is marked, and goes with the last of them.
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::answer::{CinderSnapshot, CinderVolume};
+use super::cloud::{Ask, Service};
+use super::record::MARKED;
+use super::store::{Found, Store};
+use super::watch::For;
+use crate::record::check_owner;
+use crate::{Ctx, Error, Result, VolumeId};
+
+impl Store {
+    /// Deletes a volume. None such: `Ok`.
+    pub(super) async fn delete(&self, ctx: &Ctx, id: &VolumeId) -> Result<()> {
+        let found = match self.volume(id).await {
+            Err(Error::NotFound(_)) => return Ok(()),
+            other => other?,
+        };
+        self.check_deletable(&found)?;
+        let found = settled(ctx, found).await?;
+        ctx.check()?;
+        self.remove(ctx, &found).await
+    }
+
+    fn check_deletable(&self, found: &Found) -> Result<()> {
+        let id = &found.handle;
+        match found.owner() {
+            Some(owner) => check_owner(&format!("volume {id}"), owner, &self.config.owner)?,
+            None => {
+                return Err(Error::Refused(format!(
+                    "volume {id} has no record of this driver, so it is not deleted; `openstack volume delete {}` removes it if nobody needs it",
+                    id.id
+                )));
+            }
+        }
+        let servers: Vec<_> = found.volume.servers().collect();
+        if !servers.is_empty() {
+            return Err(Error::Refused(format!(
+                "volume {id} is attached to server {}; unpublish it there first",
+                servers.join(", ")
+            )));
+        }
+        Ok(())
+    }
+
+    /// Deletes a volume in Cinder, or marks it while snapshots keep it.
+    async fn remove(&self, ctx: &Ctx, found: &Found) -> Result<()> {
+        let id = &found.handle;
+        ctx.stage("asking Cinder to delete it");
+        match found.cloud.send(Ask::delete(Service::Volume, format!("volumes/{}", id.id))).await {
+            Ok(_) => wait_gone(ctx, found).await?,
+            Err(fault) if fault.is(404) => {}
+            Err(fault) if fault.is(400) && self.has_snapshots(found).await? => {
+                ctx.check()?;
+                let mark = json!({"metadata": {MARKED: Timestamp::now().to_string()}});
+                let path = format!("volumes/{}/metadata", id.id);
+                let marked = found.cloud.send(Ask::post(Service::Volume, path, mark).repeatable()).await;
+                marked.map_err(|fault| fault.doing(&format!("marking volume {id} as deleted")))?;
+                tracing::info!(volume = %id, "deleted; Cinder keeps it until its snapshots are deleted");
+                return Ok(());
+            }
+            Err(fault) => return Err(fault.doing(&format!("deleting volume {id}"))),
+        }
+        tracing::info!(volume = %id, "deleted");
+        Ok(())
+    }
+
+    async fn has_snapshots(&self, found: &Found) -> Result<bool> {
+        let listed = found.cloud.list::<CinderSnapshot>(&format!("volume_id={}", found.handle.id)).await;
+        let listed =
+            listed.map_err(|fault| fault.doing(&format!("listing snapshots of volume {}", found.handle)))?;
+        Ok(!listed.is_empty())
+    }
+
+    /// Deletes a volume that waited for its last snapshot to go.
+    pub(super) async fn release(&self, ctx: &Ctx, found: &Found) -> Result<()> {
+        let ours = found.owner() == Some(&self.config.owner);
+        if !ours
+            || !found.volume.is_marked()
+            || !found.volume.attachments.is_empty()
+            || self.has_snapshots(found).await?
+        {
+            return Ok(());
+        }
+        self.remove(ctx, found).await
+    }
+
+    /// Deletes all volumes that waited for snapshots that are gone now. Returns how many there still are.
+    pub(super) async fn release_all(&self) -> Result<usize> {
+        let mut waiting = 0;
+        for cloud in &self.clouds {
+            let listed = cloud.list::<CinderVolume>("").await;
+            let listed = listed
+                .map_err(|fault| fault.doing(&format!("listing volumes of cloud {}", cloud.spec.name)))?;
+            for volume in listed.into_iter().filter(CinderVolume::is_marked) {
+                let found = Found::new(cloud, volume);
+                if let Err(error) = self.release(&Ctx::new(), &found).await {
+                    tracing::warn!(volume = %found.handle, %error, "deleting a volume whose snapshots are gone");
+                }
+                waiting += 1;
+            }
+        }
+        Ok(waiting)
+    }
+}
+
+/// Waits until a volume is in no transition: what another caller has begun is not an error.
+pub(super) async fn settled(ctx: &Ctx, found: Found) -> Result<Found> {
+    if !is_passing(&found.volume.status) {
+        return Ok(found);
+    }
+    ctx.stage(format!("waiting for status {:?} to pass", found.volume.status));
+    let what = For { id: &found.handle.id, since: found.cloud.now(), all: false };
+    let judge = |volume: Option<&CinderVolume>, _: &_| match volume {
+        None => Some(Err(Error::NotFound(format!("there is no volume {}", found.handle)))),
+        Some(volume) if is_passing(&volume.status) => None,
+        Some(volume) => Some(Ok(volume.clone())),
+    };
+    let volume = found.cloud.until(ctx, &what, judge).await?;
+    Ok(Found { volume, ..found })
+}
+
+/// Whether a status passes by itself.
+fn is_passing(status: &str) -> bool {
+    let passing = [
+        "creating",
+        "attaching",
+        "detaching",
+        "reserved",
+        "extending",
+        "retyping",
+        "uploading",
+        "backing-up",
+        "restoring-backup",
+        "downloading",
+        "maintenance",
+    ];
+    passing.contains(&status)
+}
+
+/// Waits until a volume that is being deleted is gone.
+pub(super) async fn wait_gone(ctx: &Ctx, found: &Found) -> Result<()> {
+    ctx.stage("waiting for Cinder to delete it");
+    let what = For { id: &found.handle.id, since: found.cloud.now(), all: false };
+    let judge = |volume: Option<&CinderVolume>, _: &_| match volume {
+        None => Some(Ok(None)),
+        Some(volume) if volume.status.starts_with("error") => Some(Ok(Some(volume.clone()))),
+        Some(_) => None,
+    };
+    match found.cloud.until(ctx, &what, judge).await? {
+        None => Ok(()),
+        Some(volume) => Err(Found { volume, ..found.clone() }.failed("deleting").await),
+    }
+}

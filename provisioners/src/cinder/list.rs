@@ -1,0 +1,145 @@
+//! Listing and free space.
+
+use super::answer::{CinderBackup, CinderSnapshot, CinderVolume};
+use super::cloud::{Ask, Cloud, Service};
+use super::handle::parse_handle;
+use super::params::Params;
+use super::snapshot::{Copy, show};
+use super::store::{Found, Store, owner, zone_names};
+use crate::size::GIB;
+use crate::{
+    Capacity, CapacityQuery, Error, Page, PvcMeta, Result, Snapshot, StringMap, Topology, Volume, VolumeId,
+};
+
+impl Store {
+    /// Volumes of this cluster after a handle, at most `max` (0: all), in the order of handles. Cinder's own order is
+    /// by a marker, and a marker that is deleted ends a listing, so all pages are read.
+    pub(super) async fn list(&self, after: Option<&str>, max: usize) -> Result<Page<Volume>> {
+        let mut found = Vec::new();
+        for cloud in &self.clouds {
+            let listed = cloud.list::<CinderVolume>("").await;
+            let listed = listed
+                .map_err(|fault| fault.doing(&format!("listing volumes of cloud {}", cloud.spec.name)))?;
+            let ours =
+                listed.into_iter().filter(|it| owner(it) == Some(&self.config.owner) && !it.is_marked());
+            found.extend(ours.map(|volume| Found::new(cloud, volume)));
+        }
+        let page = page(found, after, max, |found| found.handle.to_string())?;
+        Ok(Page { items: page.items.iter().map(|found| self.show(found)).collect(), next: page.next })
+    }
+
+    /// Snapshots and backups of this cluster after a handle, at most `max` (0: all), of one volume if `source` is given.
+    pub(super) async fn list_snapshots(
+        &self,
+        source: Option<&VolumeId>,
+        after: Option<&str>,
+        max: usize,
+    ) -> Result<Page<Snapshot>> {
+        let mut found = Vec::new();
+        for cloud in &self.clouds {
+            self.copies::<CinderSnapshot>(cloud, &mut found).await?;
+            match self.copies::<CinderBackup>(cloud, &mut found).await {
+                // Many clouds have no backup service, and no right to list its backups.
+                Err(Error::NotFound(_) | Error::Denied(_)) => {}
+                other => other?,
+            }
+        }
+        found.retain(|snapshot| source.is_none_or(|id| *id == snapshot.source));
+        page(found, after, max, |snapshot| snapshot.id.0.clone())
+    }
+
+    /// Whether volumes can be made for a node in a place.
+    async fn serves(&self, cloud: &Cloud, topology: &Topology) -> Result<bool> {
+        if self.config.ignore_zone {
+            return Ok(true);
+        }
+        let Some(zone) = topology.get(&self.config.topology_key) else { return Ok(false) };
+        let listed = cloud.send(Ask::get(Service::Volume, "os-availability-zone")).await;
+        let zones = listed.map_err(|fault| fault.doing("listing Cinder's zones"))?;
+        Ok(zone_names(&zones).contains(zone))
+    }
+
+    async fn copies<T: Copy>(&self, cloud: &Cloud, found: &mut Vec<Snapshot>) -> Result<()> {
+        let listed = cloud.list::<T>("").await;
+        let listed = listed
+            .map_err(|fault| fault.doing(&format!("listing {} of cloud {}", T::MANY, cloud.spec.name)))?;
+        let ours = listed.iter().filter(|one| owner(*one) == Some(&self.config.owner));
+        found.extend(ours.filter_map(|one| show(cloud, one).ok()));
+        Ok(())
+    }
+
+    /// What the project's quota leaves, and the pools, where their state may be asked for.
+    pub(super) async fn capacity(&self, query: &CapacityQuery) -> Result<Capacity> {
+        let params = Params::parse(&query.parameters, &StringMap::new(), &PvcMeta::default())?;
+        let cloud = self.cloud_of_class(params.cloud.as_deref())?;
+        if let Some(topology) = &query.topology
+            && !self.serves(cloud, topology).await?
+        {
+            return Ok(Capacity { minimum: Some(GIB), ..Capacity::default() });
+        }
+        let limits = cloud
+            .send(Ask::get(Service::Volume, "limits"))
+            .await
+            .map_err(|fault| fault.doing("asking for limits"))?;
+        let absolute = &limits["limits"]["absolute"];
+        let left = |most: &str, used: &str| {
+            let most = absolute[most].as_i64().filter(|most| *most >= 0)?;
+            Some(u64::try_from(most.saturating_sub(absolute[used].as_i64().unwrap_or(0))).unwrap_or(0))
+        };
+        let mut gib = left("maxTotalVolumeGigabytes", "totalGigabytesUsed");
+        if left("maxTotalVolumes", "totalVolumesUsed") == Some(0) {
+            gib = Some(0);
+        }
+        let pools = cloud.send(Ask::get(Service::Volume, "scheduler-stats/get_pools?detail=true")).await;
+        if let Some(free) = pools.ok().and_then(|pools| free_in(&pools)) {
+            gib = Some(gib.map_or(free, |gib| gib.min(free)));
+        }
+        // Neither a quota nor pools: more than anybody asks for, and no lie about how much.
+        let bytes =
+            gib.map_or(i64::MAX.unsigned_abs(), |gib| gib.saturating_mul(GIB)).min(i64::MAX.unsigned_abs());
+        Ok(Capacity { available: bytes, maximum: (bytes > 0).then_some(bytes), minimum: Some(GIB) })
+    }
+}
+
+/// The free space of all pools in GiB; `None`: one of them says "infinite" or "unknown".
+fn free_in(pools: &serde_json::Value) -> Option<u64> {
+    let pools = pools["pools"].as_array()?;
+    let free = pools.iter().map(|pool| {
+        let free = &pool["capabilities"]["free_capacity_gb"];
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        free.as_f64().filter(|free| *free >= 0.0).map(|free| free as u64)
+    });
+    free.sum()
+}
+
+/// A page in the order of handles.
+fn page<T>(mut all: Vec<T>, after: Option<&str>, max: usize, key: impl Fn(&T) -> String) -> Result<Page<T>> {
+    if let Some(after) = after {
+        parse_handle(after).map_err(|e| Error::BadToken(e.to_string()))?;
+    }
+    all.sort_by_key(&key);
+    let mut items: Vec<T> =
+        all.into_iter().filter(|item| after.is_none_or(|after| key(item).as_str() > after)).collect();
+    let more = max != 0 && items.len() > max;
+    if more {
+        items.truncate(max);
+    }
+    let next = items.last().filter(|_| more).map(&key);
+    Ok(Page { items, next })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_that_do_not_know_are_no_limit() {
+        let pools = |free: &str| {
+            serde_json::from_str::<serde_json::Value>(&format!(
+            r#"{{"pools": [{{"capabilities": {{"free_capacity_gb": 10.5}}}}, {{"capabilities": {{"free_capacity_gb": {free}}}}}]}}"#
+        )).unwrap()
+        };
+        assert_eq!(free_in(&pools("2")), Some(12));
+        assert_eq!(free_in(&pools("\"infinite\"")), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! A CreateVolume request, checked without asking the cloud.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::config::CinderConfig;
+use super::params::Params;
+use super::record::{CLUSTER, NAME, VolumeRecord, to_metadata};
+use super::store::Found;
+use crate::filesystem::{supports_access, wished};
+use crate::record::{Publication, Requested};
+use crate::{AccessMode, AccessType, Capability, Error, Result, StringMap, VolumeId, VolumeSpec};
+
+/// What is to be made.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The configured cloud's name, where one is asked for.
+    pub(super) cloud: Option<String>,
+    /// For keeping two calls of one name apart; the volume's own id is Cinder's to give.
+    pub(super) id: VolumeId,
+    /// The volume's name in Cinder.
+    pub(super) display: String,
+    pub(super) zone: Option<String>,
+    pub(super) spec: VolumeSpec,
+    pub(super) params: Params,
+    pub(super) usual: Publication,
+    /// The capability's or the parameter's.
+    pub(super) fs_type: Option<String>,
+}
+
+impl Plan {
+    pub(super) fn new(config: &CinderConfig, spec: VolumeSpec) -> Result<Self> {
+        let params = Params::parse(&spec.parameters, &spec.mutable_parameters, &spec.pvc)?;
+        spec.capabilities.iter().try_for_each(supports)?;
+        let display = match &params.template {
+            Some(template) => template.render(&spec.pvc, &spec.name)?,
+            None => spec.name.clone(),
+        };
+        let cloud = params.cloud.clone().or_else(|| spec.secrets.get("cloud").map(str::to_owned));
+        let block = spec.capabilities.iter().any(|it| it.access == AccessType::Block);
+        let mode = spec.capabilities.first().map_or(AccessMode::SingleNodeWriter, |it| it.mode);
+        Ok(Self {
+            id: VolumeId(format!("{}/name:{}", cloud.as_deref().unwrap_or_default(), spec.name)),
+            zone: zone(config, &params, &spec)?,
+            fs_type: wished(&spec.capabilities, params.fs_type.as_deref())?,
+            usual: Publication { read_only: false, mode, block },
+            cloud,
+            display,
+            spec,
+            params,
+        })
+    }
+
+    /// Whether more than one node is to have it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.spec.capabilities.iter().any(|capability| capability.mode.is_multi_node())
+    }
+
+    /// The new volume's metadata: the user's tags, and our record.
+    pub(super) fn metadata(&self, owner: &str) -> Result<BTreeMap<String, String>> {
+        let spec = &self.spec;
+        let record = VolumeRecord {
+            id: spec.name.clone(),
+            pvc: spec.pvc.clone(),
+            requested: Requested { required: spec.range.required, limit: spec.range.limit },
+            parameters: spec.parameters.clone(),
+            mutable: spec.mutable_parameters.clone(),
+            source: spec.source.clone(),
+            fs_type: self.fs_type.clone(),
+            usual: self.usual.clone(),
+            created: Timestamp::now(),
+        };
+        let mut metadata = self.params.tags.clone();
+        metadata.insert(CLUSTER.into(), owner.to_owned());
+        metadata.insert(NAME.into(), spec.name.clone());
+        metadata.extend(to_metadata(&record)?);
+        Ok(metadata)
+    }
+
+    /// What of a volume made before differs from this plan; `None`: nothing.
+    pub(super) fn differs(&self, found: &Found) -> Result<Option<String>> {
+        let (spec, record) = (&self.spec, found.record()?);
+        let has = Params::parse(&record.parameters, &record.mutable, &record.pvc)?;
+        let mut differences = self.params.differences(&has);
+        if !spec.range.admits(found.volume.bytes()) {
+            let (required, limit, has) = (spec.range.required, spec.range.limit, found.volume.bytes());
+            differences.push(format!("size (it has {has} bytes; asked: {required} to {limit}, 0: any)"));
+        }
+        if spec.source != record.source {
+            differences.push(format!("source (it has {:?}; asked: {:?})", record.source, spec.source));
+        }
+        if self.usual.block != record.usual.block {
+            differences.push("access type (block or mount)".into());
+        }
+        if self.fs_type != record.fs_type {
+            differences.push(format!("fsType (it has {:?}; asked: {:?})", record.fs_type, self.fs_type));
+        }
+        if let (Some(asked), Some(has)) = (&self.zone, &found.volume.availability_zone)
+            && asked != has
+        {
+            differences.push(format!("zone (it has {has}; asked: {asked})"));
+        }
+        Ok((!differences.is_empty()).then(|| differences.join(", ")))
+    }
+}
+
+/// In what a volume that exists differs from a StorageClass's parameters; `None`: in nothing.
+pub(super) fn class_differs(found: &Found, asked: &StringMap) -> Result<Option<String>> {
+    let record = found.record()?;
+    let asked = Params::parse(asked, &StringMap::new(), &record.pvc)?;
+    let mut differences =
+        asked.differences(&Params::parse(&record.parameters, &record.mutable, &record.pvc)?);
+    if asked.fs_type.is_some() && asked.fs_type != record.fs_type {
+        differences.push(format!("fsType (it has {:?}; asked: {:?})", record.fs_type, asked.fs_type));
+    }
+    Ok((!differences.is_empty()).then(|| differences.join(", ")))
+}
+
+/// The zone: the class's, else the first that the claim's topology prefers or requires.
+fn zone(config: &CinderConfig, params: &Params, spec: &VolumeSpec) -> Result<Option<String>> {
+    let Some(topology) = spec.topology.as_ref().filter(|_| !config.ignore_zone) else {
+        return Ok(params.zone.clone());
+    };
+    let zones = |all: &[crate::Topology]| -> Vec<String> {
+        all.iter().filter_map(|segments| segments.get(&config.topology_key).cloned()).collect()
+    };
+    let (required, preferred) = (zones(&topology.requisite), zones(&topology.preferred));
+    match &params.zone {
+        Some(zone) if !required.is_empty() && !required.contains(zone) => Err(Error::Exhausted(format!(
+            "accessibility_requirements: parameters[\"availability\"] is {zone:?}, and the volume must be reachable from {}; use another class or zone",
+            required.join(", ")
+        ))),
+        Some(zone) => Ok(Some(zone.clone())),
+        None => Ok(preferred.into_iter().chain(required).next()),
+    }
+}
+
+/// Why a volume cannot be used so.
+pub(super) fn supports(capability: &Capability) -> Result<()> {
+    let writes = !capability.mode.is_read_only();
+    if capability.mode.is_multi_node() && writes && capability.access != AccessType::Block {
+        return Err(Error::invalid(
+            "volume_capability.access_mode",
+            format!(
+                "{:?}: ext4, xfs and btrfs on one volume are destroyed by a second node that writes; use volumeMode Block (and a multi-attach type), or ReadWriteOnce",
+                capability.mode
+            ),
+        ));
+    }
+    supports_access(&capability.access)
+}

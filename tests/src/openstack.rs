@@ -1,0 +1,170 @@
+//! Real Keystone, Cinder, Nova and Placement for tests: one set a test process, started by `tests/servers/openstack/run`
+//! at the first use.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use provisioners::cinder::{Bare, CinderCloud, Service};
+use serde_json::{Value, json};
+
+use crate::script::{Script, possible};
+
+/// The running services.
+pub struct OpenStack {
+    script: Script,
+    ports: Value,
+    servers: OnceLock<std::result::Result<Vec<String>, String>>,
+}
+
+/// How many servers tests share.
+const SERVERS: usize = 4;
+
+impl OpenStack {
+    /// The services of this process. `None`, with the reason logged as a skip of `test`: they cannot be run here.
+    pub fn shared(test: &str) -> Result<Option<&'static Self>> {
+        static SHARED: OnceLock<std::result::Result<OpenStack, String>> = OnceLock::new();
+        let programs = [("losetup", "mount"), ("python3", "python3")];
+        if !possible(test, &programs) {
+            return Ok(None);
+        }
+        if !home().join("stamp").exists() {
+            crate::skip(test, "OpenStack is not installed; `make install-deps` does it, from PyPI");
+            return Ok(None);
+        }
+        let started = SHARED.get_or_init(|| Self::start().map_err(|e| format!("{e:#}")));
+        started.as_ref().map(Some).map_err(|e| anyhow::anyhow!("starting OpenStack: {e}"))
+    }
+
+    /// Starts a set of its own.
+    pub fn start() -> Result<Self> {
+        let args = |dir: &Path| vec![home().display().to_string(), dir.display().to_string()];
+        let (script, _) = Script::start("openstack", args)?;
+        let ports = serde_json::from_slice(&std::fs::read(script.dir.join("ports.json"))?)?;
+        Ok(Self { script, ports, servers: OnceLock::new() })
+    }
+
+    /// A command to the script: `signal cinder KILL`, `start cinder`.
+    pub fn tell(&self, command: &str) -> Result<()> {
+        self.script.tell(command)
+    }
+
+    /// Its clouds.yaml.
+    pub fn clouds_file(&self) -> PathBuf {
+        self.script.dir.join("clouds.yaml")
+    }
+
+    /// The address of `cinder` or `nova`.
+    pub fn address(&self, service: &str) -> String {
+        format!("127.0.0.1:{}", self.ports[service])
+    }
+
+    /// Where the servers' devices are linked.
+    pub fn devices(&self, server: &str) -> PathBuf {
+        self.script.dir.join("devices").join(server)
+    }
+
+    /// Raw requests as `demo` (a project's member) or `admin`. For the runtime that asks first.
+    pub fn bare(&self, cloud: &str) -> Bare {
+        Bare::new(CinderCloud {
+            name: cloud.into(),
+            cloud: Some(cloud.into()),
+            clouds_file: Some(self.clouds_file()),
+            ..CinderCloud::default()
+        })
+    }
+
+    /// One of the servers that tests share, in turn.
+    pub fn node(&'static self) -> Result<String> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(self.nodes()?[next % SERVERS].clone())
+    }
+
+    /// The servers that tests share.
+    pub fn nodes(&self) -> Result<&[String]> {
+        let made = self.servers.get_or_init(|| {
+            // A runtime of its own: connections end with the runtime that made them.
+            std::thread::scope(|scope| {
+                let work = scope.spawn(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                    runtime.block_on(async {
+                        let mut servers = Vec::new();
+                        for i in 0..SERVERS {
+                            servers.push(self.server(&format!("node-{i}")).await?);
+                        }
+                        anyhow::Ok(servers)
+                    })
+                });
+                work.join().map_err(|_| "a panic".to_owned())?.map_err(|e| format!("{e:#}"))
+            })
+        });
+        made.as_deref().map_err(|e| anyhow::anyhow!("making servers: {e}"))
+    }
+
+    /// Makes a server, booted from a volume; its id.
+    pub async fn server(&self, name: &str) -> Result<String> {
+        let bare = self.bare("demo");
+        let flavor = self.flavor(&bare).await?;
+        let body = json!({"volume": {"size": 1, "name": format!("{name}-root")}});
+        let volume = id(&bare.ask(Service::Volume, "volumes", Some(body)).await?["volume"])?;
+        wait_for(&bare, Service::Volume, &format!("volumes/{volume}"), "volume", "available").await?;
+        let body = json!({"os-set_bootable": {"bootable": true}});
+        bare.ask(Service::Volume, &format!("volumes/{volume}/action"), Some(body)).await?;
+        let disk = json!([{"boot_index": 0, "uuid": volume, "source_type": "volume", "destination_type": "volume", "delete_on_termination": true}]);
+        let body = json!({"server": {"name": name, "flavorRef": flavor, "networks": "none", "imageRef": "", "block_device_mapping_v2": disk}});
+        let server = id(&bare.ask(Service::Compute, "servers", Some(body)).await?["server"])?;
+        wait_for(&bare, Service::Compute, &format!("servers/{server}"), "server", "ACTIVE").await?;
+        Ok(server)
+    }
+
+    async fn flavor(&self, bare: &Bare) -> Result<String> {
+        let known = bare.ask(Service::Compute, "flavors", None).await?;
+        if let Some(first) = known["flavors"].as_array().and_then(|all| all.first()) {
+            return id(first);
+        }
+        let body = json!({"flavor": {"name": "tiny", "ram": 64, "vcpus": 1, "disk": 0}});
+        id(&self.bare("admin").ask(Service::Compute, "flavors", Some(body)).await?["flavor"])
+    }
+
+    /// A configuration of the cinder backend on one server, whose files are all below `dir`. `owner` keeps tests apart.
+    /// `more` keys of the cloud and `keys` of the backend, each with a comma or on a line of its own.
+    pub fn config(&self, owner: &str, server: &str, dir: &Path, more: &str, keys: &str) -> String {
+        let d = dir.display();
+        format!(
+            "nodeId: node-1\nclusterId: \"{owner}\"\nsocketDir: {d}/sockets\nstateDir: {d}/state\nkubeletDir: {d}/kubelet\n\
+             shutdownGraceSeconds: 5\nbackends:\n  - type: cinder\n    clouds: [{{name: main, cloud: demo, cloudsFile: {}{more}}}]\n    \
+             instanceId: {server}\n    zone: nova\n    deviceRoot: {}\n{keys}",
+            self.clouds_file().display(),
+            self.devices(server).display()
+        )
+    }
+}
+
+/// Where `tests/servers/openstack/install` has put them.
+fn home() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/openstack")
+}
+
+/// The id of a thing in an answer.
+pub fn id(value: &Value) -> Result<String> {
+    value["id"].as_str().map(str::to_owned).with_context(|| format!("no id in {value}"))
+}
+
+/// Waits until something has a status.
+pub async fn wait_for(bare: &Bare, service: Service, path: &str, key: &str, wanted: &str) -> Result<Value> {
+    let begun = Instant::now();
+    loop {
+        let mut value = bare.ask(service, path, None).await?;
+        let status = value[key]["status"].as_str().unwrap_or_default().to_owned();
+        if status == wanted {
+            return Ok(value[key].take());
+        }
+        if begun.elapsed() > Duration::from_secs(60) || status.to_lowercase() == "error" {
+            bail!("{path} has status {status}, not {wanted}");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

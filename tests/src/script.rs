@@ -1,0 +1,65 @@
+//! A script of `tests/servers` that runs a server: it prints a line when that is ready, then reads commands, and ends
+//! when its standard input does, so also when the test is killed.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// A running script.
+pub struct Script {
+    /// The server's directory, which the script removes at its end.
+    pub dir: PathBuf,
+    lines: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
+    _child: Child,
+}
+
+impl Script {
+    /// Starts `tests/servers/<name>/run`; `args` is given the server's new directory. Returns what its line says after
+    /// `ready`.
+    pub fn start(name: &str, args: impl FnOnce(&Path) -> Vec<String>) -> Result<(Self, String)> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("volumectl-{name}-{}-{number}", std::process::id()));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers").join(name).join("run");
+        let mut child = Command::new(&script)
+            .args(args(&dir))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {}", script.display()))?;
+        let input = child.stdin.take().context("no input")?;
+        let mut output = BufReader::new(child.stdout.take().context("no output")?);
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        let ready = line.trim().strip_prefix("ready").map(|rest| rest.trim().to_owned());
+        let ready = ready.with_context(|| format!("the {name} server did not start: {line}"))?;
+        Ok((Self { dir, lines: Mutex::new((input, output)), _child: child }, ready))
+    }
+
+    /// A command to the script.
+    pub fn tell(&self, command: &str) -> Result<()> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(lines.0, "{command}")?;
+        let mut answer = String::new();
+        lines.1.read_line(&mut answer)?;
+        ensure!(answer.trim() == "ok", "{command}: {answer}");
+        Ok(())
+    }
+}
+
+/// Whether root runs this, and all programs are there; if not, the reason is logged as a skip of `test`. Each program
+/// comes with its Debian package.
+pub fn possible(test: &str, programs: &[(&str, &str)]) -> bool {
+    let missing = |(program, package): &(&str, &str)| {
+        let found = crate::has_program(test, program);
+        if !found {
+            eprintln!("{program} is in the Debian package {package}");
+        }
+        !found
+    };
+    crate::is_root(test) && !programs.iter().any(missing)
+}

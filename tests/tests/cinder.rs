@@ -1,0 +1,4 @@
+//! The cinder backend against real Keystone, Cinder and Nova.
+
+#[path = "cinder/contract.rs"]
+mod contract;
