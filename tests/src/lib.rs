@@ -9,6 +9,7 @@ pub mod fuzzing;
 pub mod kubernetes;
 pub mod nfs;
 pub mod openstack;
+pub mod proxy;
 pub mod requests;
 pub mod scratch;
 pub mod script;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use provisioners::cinder::{Bare, CinderCloud, Service};
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::script::{Script, possible};
 
@@ -36,6 +37,21 @@ impl OpenStack {
         }
         let started = SHARED.get_or_init(|| Self::start().map_err(|e| format!("{e:#}")));
         started.as_ref().map(Some).map_err(|e| anyhow::anyhow!("starting OpenStack: {e}"))
+    }
+
+    /// A second set, for tests that do it harm, one after the other: it is this test's until the guard is dropped.
+    pub async fn harmed(test: &str) -> Result<Option<(MutexGuard<'static, ()>, &'static Self)>> {
+        static TURN: Mutex<()> = Mutex::const_new(());
+        static HARMED: OnceLock<OpenStack> = OnceLock::new();
+        if Self::shared(test)?.is_none() {
+            return Ok(None);
+        }
+        let guard = TURN.lock().await;
+        if HARMED.get().is_none() {
+            let started = tokio::task::spawn_blocking(Self::start).await??;
+            let _ = HARMED.set(started);
+        }
+        Ok(HARMED.get().map(|it| (guard, it)))
     }
 
     /// Starts a set of its own.

@@ -219,7 +219,9 @@ impl Found {
             }
         }
         let body = json!({"volumeAttachment": {"volumeId": id.id}});
-        let ask = Ask::post(Service::Compute, format!("servers/{server}/os-volume_attachments"), body);
+        // Sent twice it is "already attached", which is looked at.
+        let ask =
+            Ask::post(Service::Compute, format!("servers/{server}/os-volume_attachments"), body).repeatable();
         let fault = match self.cloud.send(ask).await {
             Ok(_) | Err(Fault::Lost(_)) => return Ok(Asked::Begun),
             Err(fault) => fault,

@@ -294,10 +294,8 @@ impl Store {
                 "{doing}: it is in use or not this cluster's; nothing was changed"
             )));
         }
-        match cloud.send(Ask::delete(Service::Volume, format!("volumes/{}", volume.id))).await {
-            Ok(_) => {}
-            Err(fault) if fault.is(404) => return Ok(()),
-            Err(fault) => return Err(fault.doing(&doing)),
+        if cloud.ask_delete::<CinderVolume>(&volume.id).await.map_err(|fault| fault.doing(&doing))? {
+            return Ok(());
         }
         super::delete::wait_gone(ctx, &Found::new(cloud, volume.clone())).await
     }

@@ -49,9 +49,9 @@ impl Store {
     async fn remove(&self, ctx: &Ctx, found: &Found) -> Result<()> {
         let id = &found.handle;
         ctx.stage("asking Cinder to delete it");
-        match found.cloud.send(Ask::delete(Service::Volume, format!("volumes/{}", id.id))).await {
-            Ok(_) => wait_gone(ctx, found).await?,
-            Err(fault) if fault.is(404) => {}
+        match found.cloud.ask_delete::<CinderVolume>(&id.id).await {
+            Ok(true) => {}
+            Ok(false) => wait_gone(ctx, found).await?,
             Err(fault) if fault.is(400) && self.has_snapshots(found).await? => {
                 ctx.check()?;
                 let mark = json!({"metadata": {MARKED: Timestamp::now().to_string()}});

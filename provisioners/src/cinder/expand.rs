@@ -1,5 +1,7 @@
 //! Growing a volume, also while it is in use; and giving it another type.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::answer::CinderVolume;
@@ -13,6 +15,11 @@ use super::watch::For;
 use crate::parameters::Parameters;
 use crate::size::{GIB, Unit, grown_in};
 use crate::{CapacityRange, Ctx, Error, ExpandOutcome, Result, StringMap, VolumeId};
+
+/// How long a volume may stand still before a change that was asked for counts as failed.
+const STANDS_STILL: Duration = Duration::from_secs(10);
+/// The same when it is not known whether the request has arrived.
+const UNANSWERED: Duration = Duration::from_secs(2);
 
 impl Store {
     /// Grows a volume to the range. Never shrinks.
@@ -48,12 +55,30 @@ impl Store {
 }
 
 impl Found {
-    async fn act(&self, doing: &str, body: serde_json::Value) -> Result<()> {
+    /// Asks for a change, and waits until it is done. Back in the state before without it: the change has failed, or, if
+    /// the request was not answered, was perhaps never asked for.
+    async fn change(
+        &self,
+        ctx: &Ctx,
+        doing: &str,
+        body: serde_json::Value,
+        done: impl Fn(&CinderVolume) -> bool,
+    ) -> Result<()> {
+        ctx.stage(format!("asking Cinder: {doing}"));
         let ask = Ask::post(Service::Volume, format!("volumes/{}/action", self.handle.id), body);
-        match self.cloud.send(ask).await {
-            // What is waited for tells whether it was done.
-            Ok(_) | Err(Fault::Lost(_)) => Ok(()),
-            Err(fault) => Err(fault.doing(&format!("{doing} volume {}", self.handle))),
+        let lost = match self.cloud.send(ask).await {
+            Ok(_) => None,
+            Err(fault @ Fault::Lost(_)) => Some(fault),
+            Err(fault) => return Err(fault.doing(&format!("{doing} volume {}", self.handle))),
+        };
+        ctx.stage(format!("waiting for Cinder: {doing}"));
+        let patience = if lost.is_some() { UNANSWERED } else { STANDS_STILL };
+        match (self.wait(ctx, patience, done).await?, lost) {
+            (None, _) => Ok(()),
+            (Some(volume), Some(fault)) if !volume.status.starts_with("error") => {
+                Err(fault.doing(&format!("{doing} volume {}", self.handle)))
+            }
+            (Some(volume), _) => Err(Self { volume, ..self.clone() }.failed(doing).await),
         }
     }
 
@@ -65,10 +90,8 @@ impl Found {
                 self.handle, self.volume.status
             )));
         }
-        ctx.stage("asking Cinder to grow it");
-        self.act("growing", json!({"os-extend": {"new_size": gib}})).await?;
-        ctx.stage("waiting for Cinder to grow it");
-        self.wait(ctx, "growing", |volume| volume.size >= gib).await
+        self.change(ctx, "growing", json!({"os-extend": {"new_size": gib}}), |volume| volume.size >= gib)
+            .await
     }
 
     /// Cinder shows types by name; a class may have the id.
@@ -98,16 +121,18 @@ impl Found {
     }
 
     async fn retype(&self, ctx: &Ctx, wanted: &str) -> Result<()> {
-        ctx.stage("asking Cinder to retype it");
         let body = json!({"os-retype": {"new_type": wanted, "migration_policy": "on-demand"}});
-        self.act("retyping", body).await?;
-        ctx.stage("waiting for Cinder to retype it");
-        self.wait(ctx, "retyping", |volume| volume.volume_type.as_deref() == Some(wanted)).await
+        self.change(ctx, "retyping", body, |volume| volume.volume_type.as_deref() == Some(wanted)).await
     }
 
-    /// Waits until a change is done. Back in the state before without it: the change has failed.
-    async fn wait(&self, ctx: &Ctx, doing: &str, done: impl Fn(&CinderVolume) -> bool) -> Result<()> {
-        let begun = std::time::Instant::now();
+    /// Waits until a change is done. The volume, if it was not: it failed, or stood still for so long.
+    async fn wait(
+        &self,
+        ctx: &Ctx,
+        patience: Duration,
+        done: impl Fn(&CinderVolume) -> bool,
+    ) -> Result<Option<CinderVolume>> {
+        let begun = Instant::now();
         let what = For { id: &self.handle.id, since: self.cloud.now(), all: false };
         let judge = |volume: Option<&CinderVolume>, _: &_| {
             let Some(volume) = volume else {
@@ -117,13 +142,9 @@ impl Found {
             if resting && done(volume) {
                 return Some(Ok(None));
             }
-            let failed = volume.status.starts_with("error")
-                || resting && begun.elapsed() > std::time::Duration::from_secs(10);
+            let failed = volume.status.starts_with("error") || resting && begun.elapsed() > patience;
             failed.then(|| Ok(Some(volume.clone())))
         };
-        match self.cloud.until(ctx, &what, judge).await? {
-            None => Ok(()),
-            Some(volume) => Err(Self { volume, ..self.clone() }.failed(doing).await),
-        }
+        self.cloud.until(ctx, &what, judge).await
     }
 }

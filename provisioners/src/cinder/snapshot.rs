@@ -88,7 +88,7 @@ impl Store {
                     source_of(cloud, &found)
                 )));
             }
-            return self.complete(ctx, cloud, &found).await;
+            return self.complete(ctx, cloud, &found, params).await;
         }
         let source = settled(ctx, self.volume(&spec.source).await?).await?;
         if source.volume.status == "in-use" && !params.force {
@@ -103,7 +103,7 @@ impl Store {
         let fault = match cloud.send(Ask::post(Service::Volume, T::MANY, body)).await {
             Ok(mut value) => match parsed::<T>(value[T::ONE].take()) {
                 // The answer to a new backup has little more than its id.
-                Ok(made) => return self.complete(ctx, cloud, &made).await,
+                Ok(made) => return self.complete(ctx, cloud, &made, params).await,
                 Err(fault) => fault,
             },
             Err(fault) => fault,
@@ -115,7 +115,7 @@ impl Store {
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(5) {
             if let Some(found) = self.taken_before::<T>(ctx, cloud, &spec.name).await? {
-                return self.complete(ctx, cloud, &found).await;
+                return self.complete(ctx, cloud, &found, params).await;
             }
             ctx.check()?;
             tokio::time::sleep(Duration::from_millis(400)).await;
@@ -158,8 +158,15 @@ impl Store {
     }
 
     /// Waits until a snapshot can be used. One that failed is removed, and the error has Cinder's words.
-    async fn complete<T: Copy>(&self, ctx: &Ctx, cloud: &Arc<Cloud>, taken: &T) -> Result<Snapshot> {
+    async fn complete<T: Copy>(
+        &self,
+        ctx: &Ctx,
+        cloud: &Arc<Cloud>,
+        taken: &T,
+        params: &SnapshotParams,
+    ) -> Result<Snapshot> {
         ctx.stage("waiting for Cinder to take it");
+        let (begun, id) = (Instant::now(), taken.id().to_owned());
         let what = For { id: taken.id(), since: cloud.now(), all: false };
         let judge = |one: Option<&T>, _: &_| match one {
             None => Some(Err(Error::Unavailable(
@@ -167,6 +174,12 @@ impl Store {
             ))),
             Some(one) if one.status() == "available" => Some(Ok((one.clone(), true))),
             Some(one) if one.status().starts_with("error") => Some(Ok((one.clone(), false))),
+            Some(one) if params.backup && begun.elapsed() > backup_limit(one.gib(), params.per_gib) => {
+                Some(Err(Error::Deadline(format!(
+                    "backup {id} is not done in {} s; Cinder goes on with it, repeat the call, or raise backup-max-duration-seconds-per-gb",
+                    begun.elapsed().as_secs()
+                ))))
+            }
             Some(_) => None,
         };
         let (one, good) = if taken.status() == "available" {
@@ -235,10 +248,8 @@ impl Store {
     async fn remove_copy<T: Copy>(&self, ctx: &Ctx, cloud: &Arc<Cloud>, one: &T) -> Result<()> {
         ctx.stage("asking Cinder to delete it");
         let doing = format!("deleting {} {}", T::ONE, one.id());
-        match cloud.send(Ask::delete(Service::Volume, format!("{}/{}", T::MANY, one.id()))).await {
-            Ok(_) => {}
-            Err(fault) if fault.is(404) => return Ok(()),
-            Err(fault) => return Err(fault.doing(&doing)),
+        if cloud.ask_delete::<T>(one.id()).await.map_err(|fault| fault.doing(&doing))? {
+            return Ok(());
         }
         ctx.stage("waiting for Cinder to delete it");
         let what = For { id: one.id(), since: cloud.now(), all: false };
@@ -251,6 +262,11 @@ impl Store {
         };
         cloud.until(ctx, &what, judge).await
     }
+}
+
+/// How long a backup is waited for by one call: at least half a minute.
+fn backup_limit(gib: u64, per_gib: u64) -> Duration {
+    Duration::from_secs(gib.saturating_mul(per_gib).max(30))
 }
 
 async fn get<T: Copy>(cloud: &Cloud, handle: &Handle) -> Result<Option<T>> {

@@ -214,6 +214,21 @@ impl Cloud {
         }
     }
 
+    /// Asks Cinder to delete a thing that is not being deleted already; whether it is gone now.
+    pub(super) async fn ask_delete<T: Thing>(&self, id: &str) -> Result<bool, Fault> {
+        match self.send(Ask::delete(Service::Volume, format!("{}/{id}", T::MANY))).await {
+            Ok(_) => Ok(false),
+            Err(fault) if fault.is(404) => Ok(true),
+            // An earlier call, or the first sending of this request, has begun it.
+            Err(fault) if fault.is(400) => match self.one::<T>(id).await? {
+                None => Ok(true),
+                Some(thing) if thing.status() == "deleting" => Ok(false),
+                Some(_) => Err(fault),
+            },
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// What has changed since a time, as far as Cinder can tell; else all.
     async fn changed<T: Thing>(&self, since: Timestamp) -> Result<Vec<T>, Fault> {
         let by_time =

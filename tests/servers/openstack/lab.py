@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+import uuid
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SERVICES = ('keystone', 'placement', 'cinder', 'network', 'nova')
@@ -357,8 +358,24 @@ def command(lab, what, service, number=None):
         os.killpg(lab.processes[service].pid, getattr(signal, 'SIG' + number))
         if number == 'KILL':
             lab.processes[service].wait()
+    elif what == 'foreign':
+        foreign(lab, int(service))
     else:
         raise ValueError(what)
+
+
+def foreign(lab, number):
+    """So many volumes without a name, written into the database: making them takes minutes. 0: they go again."""
+    cinder = sqlite3.connect(lab.dir + '/db/cinder.db', timeout=30)
+    columns = [row[1] for row in cinder.execute('pragma table_info(volumes)')]
+    own = {'id': lambda: str(uuid.uuid4()), 'display_name': lambda: None, 'display_description': lambda: 'foreign'}
+    row = cinder.execute('select %s from volumes where deleted = 0 limit 1' % ', '.join(columns)).fetchone()
+    with cinder:
+        cinder.execute("delete from volumes where display_description = 'foreign'")
+        for _ in range(number):
+            values = [own[name]() if name in own else value for name, value in zip(columns, row)]
+            cinder.execute('insert into volumes (%s) values (%s)' % (', '.join(columns), ', '.join('?' * len(values))),
+                           values)
 
 
 if sys.argv[1] == 'template':

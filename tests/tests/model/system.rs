@@ -16,9 +16,11 @@ use csi_proto::v1 as pb;
 use e2e::ceph::Ceph;
 use e2e::drivers::local_config;
 use e2e::nfs::Nfs;
+use e2e::openstack::OpenStack;
 use e2e::requests::{self as ask, MIB};
 use e2e::scratch::Scratch;
 use pb::controller_server::Controller;
+use provisioners::cinder::Service as Of;
 use provisioners::{Error, Observer};
 use tokio::runtime::Runtime;
 use tonic::{Code, Request, Status};
@@ -34,6 +36,15 @@ pub enum Kind {
     Rbd(&'static Ceph),
     /// Directories of a server's share, by a version of the protocol. They cannot be attached.
     Nfs(&'static Nfs, &'static str),
+    /// Volumes of Cinder. Their content is not looked at, and their handles are not decided by their names.
+    Cinder(&'static OpenStack),
+}
+
+impl Kind {
+    /// The bytes of what the model calls a MiB: Cinder's sizes are whole GiB.
+    fn unit(self) -> i64 {
+        if let Self::Cinder(_) = self { 1024 * MIB } else { MIB }
+    }
 }
 
 /// The driver on a scratch directory.
@@ -61,6 +72,12 @@ impl System {
         let mut volumes = scratch.path().join("volumes");
         let (config, namespace) = match kind {
             Kind::Local => (local_config(scratch.path(), ""), String::new()),
+            Kind::Cinder(cloud) => {
+                static NEXT: AtomicI32 = AtomicI32::new(0);
+                let owner = format!("model-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+                let node = cloud.node().unwrap();
+                (cloud.config(&owner, &node, scratch.path(), "", ""), owner)
+            }
             Kind::Nfs(server, version) => {
                 let (share, dir) = server.share("model").unwrap();
                 volumes = dir;
@@ -136,7 +153,7 @@ impl System {
 
     /// Writes the content of a new volume where its user would.
     pub fn write(&self, name: u8, volume: &Volume) {
-        if let Kind::Rbd(_) = self.kind {
+        if let Kind::Rbd(_) | Kind::Cinder(_) = self.kind {
             return;
         }
         std::fs::write(self.content_path(&volume_name(name), volume.directory), volume.content.to_le_bytes())
@@ -169,10 +186,12 @@ impl System {
         let expected: BTreeMap<_, _> = model
             .volumes
             .iter()
-            .map(|(name, v)| (self.id(&volume_name(*name)), (v.mib * MIB, usize::from(v.attached))))
+            .map(|(name, v)| {
+                (self.id(&volume_name(*name)), (v.mib * self.kind.unit(), usize::from(v.attached)))
+            })
             .collect();
         assert_eq!(listed, expected, "volumes");
-        let files = !matches!(self.kind, Kind::Rbd(_));
+        let files = !matches!(self.kind, Kind::Rbd(_) | Kind::Cinder(_));
         for (name, volume) in model.volumes.iter().filter(|_| files) {
             let data = std::fs::read(self.content_path(&volume_name(*name), volume.directory)).unwrap();
             assert_eq!(data[..8], volume.content.to_le_bytes(), "the content of {}", volume_name(*name));
@@ -191,8 +210,11 @@ impl System {
             .filter_map(|e| e.snapshot)
             .map(|s| (s.snapshot_id, (s.size_bytes, s.ready_to_use)))
             .collect();
-        let expected: BTreeMap<_, _> =
-            model.snapshots.iter().map(|(n, s)| (self.id(&snapshot_name(*n)), (s.mib * MIB, true))).collect();
+        let expected: BTreeMap<_, _> = model
+            .snapshots
+            .iter()
+            .map(|(n, s)| (self.id(&snapshot_name(*n)), (s.mib * self.kind.unit(), true)))
+            .collect();
         assert_eq!(listed, expected, "snapshots");
     }
 
@@ -200,6 +222,9 @@ impl System {
     pub fn assert_no_files(&self) {
         if let Kind::Rbd(ceph) = self.kind {
             return assert_no_images(ceph, &format!("rbd/{}", self.namespace));
+        }
+        if let Kind::Cinder(cloud) = self.kind {
+            return self.runtime.block_on(assert_no_volumes(cloud, &self.namespace));
         }
         let root = self.volumes.clone();
         if let Kind::Nfs(..) = self.kind {
@@ -242,6 +267,16 @@ fn service(config: &str, countdown: &Arc<AtomicI32>) -> Service {
     Service(Arc::new(Driver { flights: Flights::observed(8, Duration::from_secs(60), observer), ..driver }))
 }
 
+/// Neither volumes nor snapshots of an owner.
+async fn assert_no_volumes(cloud: &OpenStack, owner: &str) {
+    for what in ["volumes", "snapshots"] {
+        let filter = format!("metadata=%7B%22volumectl.cluster%22:%22{owner}%22%7D");
+        let path = format!("{what}/detail?{filter}");
+        let listed = cloud.bare("demo").ask(Of::Volume, &path, None).await.unwrap();
+        assert_eq!(listed[what].as_array().map(Vec::len), Some(0), "left: {listed}");
+    }
+}
+
 /// No image and nothing in the trash, once the purge is done.
 fn assert_no_images(ceph: &Ceph, place: &str) {
     let mut left = String::new();
@@ -278,13 +313,13 @@ async fn make(kind: Kind, service: &Service, ids: &Ids, call: &Call) -> Result<(
     match *call {
         Call::Attach { .. } | Call::Detach { .. } if matches!(kind, Kind::Nfs(..)) => Ok(()),
         Call::Create { name, mib, directory } => {
-            let request = create_request(kind, &volume_name(name), mib * MIB, directory);
-            create(service, ids, request, directory).await
+            let request = create_request(kind, &volume_name(name), mib * kind.unit(), directory);
+            create(kind, service, ids, request, directory).await
         }
         Call::CreateFrom { name, source, more } => {
             let (request, directory) =
                 create_from(kind, service, ids, &volume_name(name), source, more).await?;
-            create(service, ids, request, directory).await
+            create(kind, service, ids, request, directory).await
         }
         Call::Delete { name } => {
             let request = ask::delete(&known(ids, &volume_name(name)));
@@ -297,7 +332,7 @@ async fn make(kind: Kind, service: &Service, ids: &Ids, call: &Call) -> Result<(
             service.controller_get_volume(Request::new(get)).await?;
             let request = ask::snapshot(&source, &snapshot_name(name));
             let made = service.create_snapshot(Request::new(request)).await?.into_inner();
-            same(ids, &snapshot_name(name), &made.snapshot.unwrap_or_default().snapshot_id);
+            same(kind, ids, &snapshot_name(name), &made.snapshot.unwrap_or_default().snapshot_id);
             let of = known(ids, &kind_of(&volume_name(of)));
             ids.lock().unwrap().entry(kind_of(&snapshot_name(name))).or_insert(of);
             Ok(())
@@ -309,11 +344,15 @@ async fn make(kind: Kind, service: &Service, ids: &Ids, call: &Call) -> Result<(
             Ok(())
         }
         Call::Expand { name, mib } => {
-            let request = ask::expand(&known(ids, &volume_name(name)), mib * MIB);
+            let request = ask::expand(&known(ids, &volume_name(name)), mib * kind.unit());
             service.controller_expand_volume(Request::new(request)).await.map(drop)
         }
         Call::Attach { name } => {
-            let request = ask::attach(&known(ids, &volume_name(name)), "node-1", ask::block());
+            let node = match kind {
+                Kind::Cinder(cloud) => cloud.nodes().unwrap()[0].clone(),
+                _ => "node-1".to_owned(),
+            };
+            let request = ask::attach(&known(ids, &volume_name(name)), &node, ask::block());
             service.controller_publish_volume(Request::new(request)).await.map(drop)
         }
         Call::Detach { name } => {
@@ -326,6 +365,7 @@ async fn make(kind: Kind, service: &Service, ids: &Ids, call: &Call) -> Result<(
 }
 
 async fn create(
+    kind: Kind,
     service: &Service,
     ids: &Ids,
     request: pb::CreateVolumeRequest,
@@ -333,7 +373,7 @@ async fn create(
 ) -> Result<(), Status> {
     let name = request.name.clone();
     let made = service.create_volume(Request::new(request)).await?.into_inner().volume.unwrap_or_default();
-    same(ids, &name, &made.volume_id);
+    same(kind, ids, &name, &made.volume_id);
     ids.lock().unwrap().insert(kind_of(&name), directory.to_string());
     Ok(())
 }
@@ -362,15 +402,16 @@ async fn create_from(
         }
     };
     let directory = known(ids, &kind_of(&of)) == "true";
-    let mut request = create_request(kind, name, size + more * MIB, directory);
+    let mut request = create_request(kind, name, size + more * kind.unit(), directory);
     request.volume_content_source = from;
     Ok((request, directory))
 }
 
-/// Handles are decided by the name alone.
-fn same(ids: &Ids, name: &str, id: &str) {
+/// Handles are decided by the name alone, but for those that Cinder gives.
+fn same(kind: Kind, ids: &Ids, name: &str, id: &str) {
     let before = ids.lock().unwrap().insert(name.to_owned(), id.to_owned());
-    assert!(before.is_none_or(|before| before == id), "{name} has another handle now: {id}");
+    let given = matches!(kind, Kind::Cinder(_));
+    assert!(given || before.is_none_or(|before| before == id), "{name} has another handle now: {id}");
 }
 
 /// A volume of one of two kinds, which are not the same volume: files and directories, or images with more and with
@@ -380,7 +421,8 @@ fn create_request(kind: Kind, name: &str, size: i64, directory: bool) -> pb::Cre
         (Kind::Local, true) => (ask::mount(""), Some(("type", "directory"))),
         (Kind::Local, false) => (ask::block(), Some(("type", "file"))),
         (Kind::Rbd(_), true) => (ask::block(), Some(("imageFeatures", "layering,exclusive-lock"))),
-        (Kind::Rbd(_), false) => (ask::block(), None),
+        (Kind::Rbd(_) | Kind::Cinder(_), false) => (ask::block(), None),
+        (Kind::Cinder(_), true) => (ask::block(), Some(("tags", "kind=other"))),
         (Kind::Nfs(..), true) => (ask::mount(""), Some(("mountPermissions", "0750"))),
         (Kind::Nfs(..), false) => (ask::mount(""), None),
     };
