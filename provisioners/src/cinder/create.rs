@@ -242,12 +242,7 @@ impl Store {
         if let Some(zone) = &plan.zone {
             volume["availability_zone"] = json!(zone);
         }
-        let mut body = json!({ "volume": volume });
-        let hints = [("same_host", &plan.params.same_host), ("different_host", &plan.params.different_host)];
-        for (hint, ids) in hints.into_iter().filter(|(_, ids)| !ids.is_empty()) {
-            body["OS-SCH-HNT:scheduler_hints"][hint] = json!(ids);
-        }
-        Ok(body)
+        Ok(hinted(json!({ "volume": volume }), plan))
     }
 
     /// What a volume is filled from: the request's key, the id, and the size in bytes.
@@ -308,6 +303,15 @@ impl CinderVolume {
     }
 }
 
+/// The request with the scheduler's hints.
+fn hinted(mut body: Value, plan: &Plan) -> Value {
+    let hints = [("same_host", &plan.params.same_host), ("different_host", &plan.params.different_host)];
+    for (hint, ids) in hints.into_iter().filter(|(_, ids)| !ids.is_empty()) {
+        body["OS-SCH-HNT:scheduler_hints"][hint] = json!(ids);
+    }
+    body
+}
+
 /// Whether a volume with this status is still being made.
 fn is_making(status: &str) -> bool {
     ["creating", "downloading", "restoring-backup", "backing-up", ""].contains(&status)
@@ -334,6 +338,28 @@ mod tests {
     #[test]
     fn any_name_can_be_in_a_query() {
         assert_eq!(escape("pvc-1 & ü"), "pvc-1%20%26%20%C3%BC");
+    }
+
+    #[test]
+    fn hints_come_from_the_class_and_from_the_claim() {
+        let id = "7a1d4b0e-3a6c-4b7e-9d6f-0123456789ab";
+        let mut pvc = crate::PvcMeta::default();
+        pvc.annotations.insert("cinder.csi.openstack.org/anti-affinity".into(), format!("{id}, {id}"));
+        let spec = crate::VolumeSpec {
+            name: "v".into(),
+            range: crate::CapacityRange::default(),
+            capabilities: Vec::new(),
+            parameters: crate::StringMap::from([("affinity".to_owned(), id.to_owned())]),
+            mutable_parameters: crate::StringMap::new(),
+            source: None,
+            topology: None,
+            pvc,
+            secrets: crate::Secrets::default(),
+        };
+        let plan = Plan::new(&super::super::CinderConfig::default(), spec).unwrap();
+        let hints = &hinted(json!({}), &plan)["OS-SCH-HNT:scheduler_hints"];
+        assert_eq!(hints["same_host"], json!([id]));
+        assert_eq!(hints["different_host"], json!([id, id]));
     }
 
     #[test]

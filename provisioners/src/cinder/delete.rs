@@ -1,5 +1,7 @@
 //! Deleting. A volume that still has snapshots cannot be deleted in Cinder: it is marked, and goes with the last of them.
 
+use std::time::{Duration, Instant};
+
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -10,6 +12,9 @@ use super::store::{Found, Store};
 use super::watch::For;
 use crate::record::check_owner;
 use crate::{Ctx, Error, Result, VolumeId};
+
+/// How long a call waits for a status to pass that others have caused.
+const PASSES: Duration = Duration::from_secs(120);
 
 impl Store {
     /// Deletes a volume. None such: `Ok`.
@@ -112,11 +117,20 @@ pub(super) async fn settled(ctx: &Ctx, found: Found) -> Result<Found> {
         return Ok(found);
     }
     ctx.stage(format!("waiting for status {:?} to pass", found.volume.status));
+    let begun = Instant::now();
     let what = For { id: &found.handle.id, since: found.cloud.now(), all: false };
     let judge = |volume: Option<&CinderVolume>, _: &_| match volume {
         None => Some(Err(Error::NotFound(format!("there is no volume {}", found.handle)))),
-        Some(volume) if is_passing(&volume.status) => None,
-        Some(volume) => Some(Ok(volume.clone())),
+        Some(volume) if !is_passing(&volume.status) => Some(Ok(volume.clone())),
+        // Not for ever: another call may be what ends it.
+        Some(volume) if begun.elapsed() > PASSES => Some(Err(Error::Unavailable(format!(
+            "volume {} has had status {:?} for {} s; repeat the call, and see `openstack volume show {}` if it stays",
+            found.handle,
+            volume.status,
+            PASSES.as_secs(),
+            found.handle.id
+        )))),
+        Some(_) => None,
     };
     let volume = found.cloud.until(ctx, &what, judge).await?;
     Ok(Found { volume, ..found })

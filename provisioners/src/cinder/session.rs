@@ -61,7 +61,8 @@ impl Connected {
             .disable_auth_cache(true)
             .max_auth_retries(0)
             .http_timeout(timeout)
-            .http_connect_timeout(Duration::from_secs(5));
+            .http_connect_timeout(Duration::from_secs(5))
+            .http_pool_max_idle_per_host(64);
         let client = builder.connect().await.map_err(|error| not_connected(spec, &url, &error))?;
         let ends = client.get_auth_info().map(|info| info.token.expires_at.timestamp());
         let mut connected = Self {

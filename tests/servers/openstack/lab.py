@@ -84,6 +84,12 @@ quota_volumes = 5000
 quota_snapshots = 5000
 quota_gigabytes = 20000
 glance_api_servers = http://127.0.0.1:1
+quota_backups = 1000
+quota_backup_gigabytes = 5000
+backup_driver = cinder.backup.drivers.posix.PosixBackupDriver
+backup_posix_path = {dir}/backups
+backup_file_size = 33554432
+backup_compression_algorithm = none
 [files]
 volume_driver = file_volumes.FileVolumes
 volume_backend_name = files
@@ -139,7 +145,7 @@ class Lab:
                                 PATH='%s/venv/bin:%s:/usr/sbin:/sbin' % (home, os.environ.get('PATH', '')))
 
     def configure(self):
-        for name in ('etc', 'log', 'db', 'state/cinder', 'state/nova', 'lock/cinder', 'lock/nova', 'volumes',
+        for name in ('etc', 'log', 'db', 'state/cinder', 'state/nova', 'lock/cinder', 'lock/nova', 'volumes', 'backups',
                      'devices', 'fernet', 'credential'):
             os.makedirs(os.path.join(self.dir, name), exist_ok=True)
         for name, text in (('keystone', keystone_conf), ('placement', placement_conf), ('cinder', cinder_conf),

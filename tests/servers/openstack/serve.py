@@ -81,6 +81,11 @@ def cinder():
     conf.register_opt(cfg.StrOpt('cluster'))
     priv_context.init(root_helper=shlex.split(utils.get_root_helper()))
     os_brick.setup(conf)
+    # The tests are root: what needs that is done here, and not by a helper behind sudo.
+    import cinder.privsep
+    import os_brick.privileged
+    for privileged in (cinder.privsep.sys_admin_pctxt, os_brick.privileged.default):
+        privileged.set_client_mode(False)
 
     class Service(service.Service):
         def report_state(self):
@@ -93,6 +98,8 @@ def cinder():
         running.append(Service.create(host='%s@%s' % (conf.host, backend), service_name=backend,
                                       binary='cinder-volume', coordination=True))
         running[-1].start()
+    running.append(Service.create(binary='cinder-backup', coordination=True, service_name='backup'))
+    running[-1].start()
     # The scheduler's start waits for what the volume services report, so it is last.
     running.append(Service.create(binary='cinder-scheduler'))
     running[-1].start()

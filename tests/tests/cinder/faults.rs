@@ -31,7 +31,7 @@ async fn repeated<T, F: Future<Output = Result<T, Status>>>(
 }
 
 /// The faults that every kind of request meets.
-fn all() -> [Fault; 9] {
+fn all() -> [Fault; 10] {
     [
         Fault::DropAnswer,
         Fault::Truncate,
@@ -40,6 +40,7 @@ fn all() -> [Fault; 9] {
         Fault::Answer(503, 0),
         Fault::Answer(503, 1),
         Fault::Answer(429, 1),
+        Fault::Answer(413, 1),
         Fault::Answer(401, 0),
         Fault::Delay(Duration::from_millis(700)),
     ]

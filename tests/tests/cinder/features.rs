@@ -127,6 +127,39 @@ async fn snapshots_of_volumes_in_use() -> Result<()> {
     w.end().await
 }
 
+/// A snapshot of type backup is a backup of Cinder's service, and what was written comes back from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_are_snapshots() -> Result<()> {
+    let Some(w) = World::new("backups").await? else { return Ok(()) };
+    let id = w.make("v").await?;
+    w.attach(&id).await?;
+    let disk = |id: &str| w.cloud.devices(&w.server).join(format!("virtio-{}", &id[..20]));
+    let mut file = std::fs::OpenOptions::new().write(true).open(disk(&id))?;
+    std::io::Write::write_all(&mut file, b"what must come back")?;
+    file.sync_all()?;
+    drop(file);
+    w.detach(&id).await?;
+    let mut request = ask::snapshot(&id, "b");
+    request.parameters = [("type".to_owned(), "backup".to_owned())].into_iter().collect();
+    let taken = w.clients.controller.clone().create_snapshot(request.clone()).await?.into_inner().snapshot;
+    let taken = taken.context("no snapshot")?;
+    ensure!(taken.snapshot_id.starts_with("backup:") && taken.ready_to_use && taken.source_volume_id == id);
+    let again = w.clients.controller.clone().create_snapshot(request).await?.into_inner().snapshot;
+    ensure!(again.as_ref() == Some(&taken), "{again:?}");
+    let listed = pb::ListSnapshotsRequest { snapshot_id: taken.snapshot_id.clone(), ..Default::default() };
+    let listed = w.clients.controller.clone().list_snapshots(listed).await?.into_inner();
+    ensure!(listed.entries.len() == 1);
+    let mut restored = World::request("restored", &[]);
+    restored.volume_content_source = ask::from_snapshot(&taken.snapshot_id);
+    let restored = w.create(restored).await?.volume_id;
+    w.attach(&restored).await?;
+    let mut data = vec![0; 19];
+    std::io::Read::read_exact(&mut std::fs::File::open(disk(&restored))?, &mut data)?;
+    ensure!(data == b"what must come back");
+    w.delete_snapshot(&taken.snapshot_id).await?;
+    w.end().await
+}
+
 /// A volume that was deleted while it has snapshots goes with the last of them, also after a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_volume_goes_with_its_last_snapshot() -> Result<()> {
