@@ -54,6 +54,10 @@ impl Store {
         let made = match made {
             Ok(volume) => Found::new(&cloud, volume),
             Err(fault @ Fault::Lost(_)) => self.look_for(ctx, &cloud, plan, fault).await?,
+            Err(fault) if fault.is(404) && fault.says("olume type") => {
+                let problem = fault.doing("not found").to_string();
+                return Err(Error::invalid("parameters[\"type\"]", problem));
+            }
             Err(fault) => return Err(fault.doing(&format!("creating volume {:?}", plan.display))),
         };
         ctx.check()?;

@@ -24,7 +24,12 @@ impl Store {
             other => other?,
         };
         self.check_deletable(&found)?;
-        let found = settled(ctx, found).await?;
+        let found = match settled(ctx, found).await {
+            Err(Error::NotFound(_)) => return Ok(()),
+            other => other?,
+        };
+        // What was being attached is attached now.
+        self.check_deletable(&found)?;
         ctx.check()?;
         self.remove(ctx, &found).await
     }
@@ -57,7 +62,7 @@ impl Store {
         match found.cloud.ask_delete::<CinderVolume>(&id.id).await {
             Ok(true) => {}
             Ok(false) => wait_gone(ctx, found).await?,
-            Err(fault) if fault.is(400) && self.has_snapshots(found).await? => {
+            Err(fault) if fault.is(400) && self.is_kept_by_snapshots(found).await? => {
                 ctx.check()?;
                 let mark = json!({"metadata": {MARKED: Timestamp::now().to_string()}});
                 let path = format!("volumes/{}/metadata", id.id);
@@ -70,6 +75,14 @@ impl Store {
         }
         tracing::info!(volume = %id, "deleted");
         Ok(())
+    }
+
+    /// Whether snapshots alone keep a volume from being deleted: nobody uses it.
+    async fn is_kept_by_snapshots(&self, found: &Found) -> Result<bool> {
+        let now = found.cloud.one::<CinderVolume>(&found.handle.id).await;
+        let now = now.map_err(|fault| fault.doing(&format!("asking for volume {}", found.handle)))?;
+        let unused = now.is_some_and(|volume| volume.status == "available" && volume.attachments.is_empty());
+        Ok(unused && self.has_snapshots(found).await?)
     }
 
     async fn has_snapshots(&self, found: &Found) -> Result<bool> {
@@ -92,9 +105,8 @@ impl Store {
         self.remove(ctx, found).await
     }
 
-    /// Deletes all volumes that waited for snapshots that are gone now. Returns how many there still are.
-    pub(super) async fn release_all(&self) -> Result<usize> {
-        let mut waiting = 0;
+    /// Deletes all volumes that waited for snapshots that are gone now.
+    pub(super) async fn release_all(&self) -> Result<()> {
         for cloud in &self.clouds {
             let listed = cloud.list::<CinderVolume>("").await;
             let listed = listed
@@ -104,10 +116,9 @@ impl Store {
                 if let Err(error) = self.release(&Ctx::new(), &found).await {
                     tracing::warn!(volume = %found.handle, %error, "deleting a volume whose snapshots are gone");
                 }
-                waiting += 1;
             }
         }
-        Ok(waiting)
+        Ok(())
     }
 }
 

@@ -78,7 +78,7 @@ impl Connected {
 
     /// Whether the token has to be renewed.
     pub(super) fn ends_soon(&self) -> bool {
-        self.ends.is_some_and(|ends| ends - Timestamp::now().as_second() < MARGIN)
+        ends_soon(self.ends, Timestamp::now().as_second())
     }
 
     /// The microversion that a service is asked with, without `3.` or `2.`.
@@ -186,6 +186,11 @@ impl Connected {
     }
 }
 
+/// Whether a token that ends then (seconds since 1970) is to be renewed now.
+fn ends_soon(ends: Option<i64>, now: i64) -> bool {
+    ends.is_some_and(|ends| ends.saturating_sub(now) < MARGIN)
+}
+
 /// The address whose document has the versions: without what follows the major version.
 fn root(base: &str, service: Service) -> String {
     let major = if service == Service::Volume { "/v3" } else { "/v2.1" };
@@ -258,6 +263,12 @@ fn not_connected(spec: &CinderCloud, url: &str, error: &openstack_sdk::OpenStack
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_renewed_before_it_ends() {
+        assert!(!ends_soon(Some(1000), 1000 - MARGIN) && !ends_soon(None, i64::MAX));
+        assert!(ends_soon(Some(1000), 1001 - MARGIN) && ends_soon(Some(1000), 5000));
+    }
 
     #[test]
     fn the_version_document_is_above_the_project() {

@@ -16,8 +16,12 @@ use super::errors::Fault;
 use super::session::LISTS_BY_TIME;
 use crate::{Ctx, Error, Result};
 
+/// Before the first round: nothing is done at once.
+const FIRST: Duration = Duration::from_millis(100);
 /// Between two rounds while something is young.
-const QUICK: Duration = Duration::from_millis(150);
+const QUICK: Duration = Duration::from_millis(200);
+/// The same when the rounds themselves take long: a server that is busy is spared.
+const BUSY: Duration = Duration::from_millis(250);
 /// So long something is young.
 const YOUNG: Duration = Duration::from_secs(10);
 /// The longest pause between two rounds.
@@ -272,6 +276,7 @@ pub(super) fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, 
 
 async fn poll<T: Watched>(cloud: Arc<Cloud>) {
     let watch = T::watch(&cloud);
+    tokio::time::sleep(FIRST).await;
     loop {
         let waiters: Vec<Waiter> = {
             let mut waiting = watch.lock();
@@ -293,15 +298,15 @@ async fn poll<T: Watched>(cloud: Arc<Cloud>) {
         watch.rounds.send_replace(Arc::new(round));
         let youngest = waiters.iter().map(|waiter| waiter.begun.elapsed()).min().unwrap_or_default();
         tokio::select! {
-            () = tokio::time::sleep(pace(youngest)) => {}
+            () = tokio::time::sleep(pace(youngest, begun.elapsed())) => {}
             () = watch.came.notified() => tokio::time::sleep(QUICK).await,
         }
     }
 }
 
-/// The pause before the next round.
-fn pace(youngest: Duration) -> Duration {
-    if youngest < YOUNG { QUICK } else { (youngest / 20).clamp(QUICK, SLOW) }
+/// The pause before the next round, after one that took so long.
+fn pace(youngest: Duration, took: Duration) -> Duration {
+    if youngest < YOUNG { (took * 2).clamp(QUICK, BUSY) } else { (youngest / 20).clamp(QUICK, SLOW) }
 }
 
 #[cfg(test)]
@@ -310,9 +315,11 @@ mod tests {
 
     #[test]
     fn rounds_are_quick_while_something_is_young() {
-        assert!(pace(Duration::ZERO) <= Duration::from_millis(200));
-        assert!(pace(Duration::from_secs(9)) <= Duration::from_millis(200));
-        assert_eq!(pace(Duration::from_secs(60)), Duration::from_secs(3));
-        assert_eq!(pace(Duration::from_secs(3600)), SLOW);
+        let soon = Duration::from_millis(50);
+        assert_eq!(pace(Duration::ZERO, soon), QUICK);
+        assert_eq!(pace(Duration::from_secs(9), soon), QUICK);
+        assert_eq!(pace(Duration::from_secs(9), Duration::from_secs(2)), BUSY);
+        assert_eq!(pace(Duration::from_secs(60), soon), Duration::from_secs(3));
+        assert_eq!(pace(Duration::from_secs(3600), soon), SLOW);
     }
 }

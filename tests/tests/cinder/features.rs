@@ -55,7 +55,7 @@ async fn types_are_chosen_and_changed() -> Result<()> {
     let (plain, shared) = (format!("plain-{}", w.owner), format!("shared-{}", w.owner));
     let error =
         w.create(World::request("none", &[("type", "no-such-type")])).await.err().context("no type")?;
-    ensure!(error.message().contains("no-such-type"), "{error}");
+    ensure!(error.code() == Code::InvalidArgument && error.message().contains("no-such-type"), "{error}");
     let id = w.create(World::request("v", &[("type", &plain)])).await?.volume_id;
     ensure!(w.show(&id).await?["volume_type"] == plain.as_str());
     for _ in 0..2 {
@@ -119,6 +119,8 @@ async fn snapshots_of_volumes_in_use() -> Result<()> {
     ensure!(error.code() == Code::FailedPrecondition, "{error}");
     let taken = w.snapshot(&id, "s").await?;
     ensure!(taken.size_bytes == GIB && taken.ready_to_use);
+    let error = w.delete(&id).await.err().context("deleted while in use")?;
+    ensure!(error.code() == Code::FailedPrecondition && error.message().contains(&w.server), "{error}");
     let mut small = World::request("small", &[]);
     small.volume_content_source = ask::from_snapshot(&taken.snapshot_id);
     small.capacity_range = Some(pb::CapacityRange { required_bytes: 0, limit_bytes: GIB / 2 });

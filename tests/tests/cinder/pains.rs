@@ -212,6 +212,44 @@ async fn node_only(
     Ok(())
 }
 
+/// Neither the application credential's secret nor a token is in the log, at any level.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_in_the_log() -> Result<()> {
+    let Some(mut w) = World::new("log").await? else { return Ok(()) };
+    w.driver.take().context("driver")?.stop().await?;
+    let clouds: serde_json::Value = serde_json::from_slice(&std::fs::read(w.cloud.clouds_file())?)?;
+    let secret =
+        clouds["clouds"]["app"]["auth"]["application_credential_secret"].as_str().context("no secret")?;
+    let (file, log) = (w.scratch.path().join("log.yaml"), w.scratch.path().join("log"));
+    std::fs::write(&file, w.config.replace("cloud: demo", "cloud: app"))?;
+    let mut child = std::process::Command::new(e2e::drivers::binary("csi-driver")?)
+        .args(["--log", "trace", "--config"])
+        .arg(&file)
+        .stderr(std::fs::File::create(&log)?)
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    let socket = w.scratch.path().join("sockets/cinder.csi.volumectl.io.sock");
+    let work = async {
+        w.clients = e2e::clients::Clients::ready(&socket).await?;
+        let id = w.make("v").await?;
+        w.attach(&id).await?;
+        w.detach(&id).await?;
+        anyhow::Ok(w.delete(&id).await?)
+    };
+    let done = work.await;
+    child.kill()?;
+    child.wait()?;
+    done?;
+    let text = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
+    ensure!(text.contains("created"), "the log has nothing: {text:.300}");
+    // Keystone's tokens begin so.
+    for hidden in [secret, "gAAAAA"] {
+        let line = text.lines().find(|line| line.contains(hidden));
+        ensure!(line.is_none(), "{:.400}", line.unwrap_or_default());
+    }
+    Ok(())
+}
+
 /// O7: Nova's and Cinder's zones are compared, and `--check` says which versions were agreed on.
 #[tokio::test(flavor = "multi_thread")]
 async fn o7_check_tells_versions_and_zones() -> Result<()> {
