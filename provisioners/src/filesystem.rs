@@ -18,6 +18,21 @@ pub(crate) fn supports_access(access: &AccessType) -> Result<()> {
     }
 }
 
+/// Why a disk that several nodes can have cannot be used so; `what` it is, and what helps.
+pub(crate) fn supports_disk(capability: &Capability, what: &str, instead: &str) -> Result<()> {
+    let writes = !capability.mode.is_read_only();
+    if capability.mode.is_multi_node() && writes && capability.access != AccessType::Block {
+        return Err(Error::invalid(
+            "volume_capability.access_mode",
+            format!(
+                "{:?}: ext4, xfs and btrfs on one {what} are destroyed by a second node that writes; use {instead}, or ReadWriteOnce",
+                capability.mode
+            ),
+        ));
+    }
+    supports_access(&capability.access)
+}
+
 /// The one file system asked for by capabilities and parameter.
 pub(crate) fn wished(capabilities: &[Capability], parameter: Option<&str>) -> Result<Option<String>> {
     let mut wish = parameter.map(str::to_owned);

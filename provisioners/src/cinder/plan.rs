@@ -8,7 +8,7 @@ use super::config::CinderConfig;
 use super::params::Params;
 use super::record::{CLUSTER, NAME, VolumeRecord, to_metadata};
 use super::store::Found;
-use crate::filesystem::{supports_access, wished};
+use crate::filesystem::{supports_disk, wished};
 use crate::record::{Publication, Requested};
 use crate::{AccessMode, AccessType, Capability, Error, Result, StringMap, VolumeId, VolumeSpec};
 
@@ -138,15 +138,5 @@ fn zone(config: &CinderConfig, params: &Params, spec: &VolumeSpec) -> Result<Opt
 
 /// Why a volume cannot be used so.
 pub(super) fn supports(capability: &Capability) -> Result<()> {
-    let writes = !capability.mode.is_read_only();
-    if capability.mode.is_multi_node() && writes && capability.access != AccessType::Block {
-        return Err(Error::invalid(
-            "volume_capability.access_mode",
-            format!(
-                "{:?}: ext4, xfs and btrfs on one volume are destroyed by a second node that writes; use volumeMode Block (and a multi-attach type), or ReadWriteOnce",
-                capability.mode
-            ),
-        ));
-    }
-    supports_access(&capability.access)
+    supports_disk(capability, "volume", "volumeMode Block (and a multi-attach type)")
 }

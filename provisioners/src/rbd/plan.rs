@@ -4,7 +4,7 @@ use super::config::RbdConfig;
 use super::handle::Handle;
 use super::params::Params;
 use super::record::Found;
-use crate::filesystem::{supports_access, wished};
+use crate::filesystem::{supports_disk, wished};
 use crate::{AccessType, Capability, Error, Result, StringMap, VolumeId, VolumeSpec, key_for};
 
 /// What is to be made.
@@ -94,15 +94,5 @@ pub(super) fn class_differs(config: &RbdConfig, found: &Found, asked: &StringMap
 
 /// Why a volume cannot be used so.
 pub(super) fn supports(capability: &Capability) -> Result<()> {
-    let writes = !capability.mode.is_read_only();
-    if capability.mode.is_multi_node() && writes && capability.access != AccessType::Block {
-        return Err(Error::invalid(
-            "volume_capability.access_mode",
-            format!(
-                "{:?}: ext4, xfs and btrfs on one image are destroyed by a second node that writes; use volumeMode Block, or ReadWriteOnce",
-                capability.mode
-            ),
-        ));
-    }
-    supports_access(&capability.access)
+    supports_disk(capability, "image", "volumeMode Block")
 }

@@ -1,7 +1,7 @@
 //! The driver is killed (SIGKILL) at a random point of a random operation, started again, and the call repeated, many
 //! times over: there is one volume and no other, sizes and data are right, nothing stays attached.
 //!
-//! `CRASH_ROUNDS` (default 40) and `CRASH_SEED` choose how often and which.
+//! `CRASH_ROUNDS` (default 24) and `CRASH_SEED` choose how often and which.
 
 use std::time::{Duration, Instant};
 
@@ -220,7 +220,7 @@ impl Crash {
 async fn killed_at_any_point_and_called_again_it_ends_the_same() -> Result<()> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
-    let (seed, rounds) = (number("CRASH_SEED").unwrap_or(clock), number("CRASH_ROUNDS").unwrap_or(40));
+    let (seed, rounds) = (number("CRASH_SEED").unwrap_or(clock), number("CRASH_ROUNDS").unwrap_or(24));
     let Some(mut w) = World::new("crash").await? else { return Ok(()) };
     println!("crash test: seed {seed}, {rounds} rounds");
     w.driver.take().context("no driver")?.stop().await?;

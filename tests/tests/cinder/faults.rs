@@ -260,6 +260,40 @@ async fn a_server_is_deleted_while_attaching() -> Result<()> {
     w.end().await
 }
 
+/// A volume that Nova does not let go of is detached by force if its server is shut off, and only then. The test's user is
+/// no administrator, so Cinder refuses, which is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn force_is_for_servers_that_are_shut_off() -> Result<()> {
+    let Some(w) = World::with("force", "    forceDetach: true\n").await? else { return Ok(()) };
+    let stopped = w.cloud.server("stopped").await?;
+    let (a, b) = (w.make("a").await?, w.make("b").await?);
+    w.attach_to(&a, &stopped).await?;
+    w.attach(&b).await?;
+    let path = format!("servers/{stopped}");
+    w.bare().ask(Service::Compute, &format!("{path}/action"), Some(json!({"os-stop": null}))).await?;
+    e2e::openstack::wait_for(&w.bare(), Service::Compute, &path, "server", "SHUTOFF").await?;
+    // Nova says that it does it, and does nothing.
+    w.compute.fault("DELETE", "/os-volume_attachments", 2, Fault::Answer(202, 0));
+    let detach = |volume: &str, node: &str| {
+        let request = csi_proto::v1::ControllerUnpublishVolumeRequest {
+            volume_id: volume.into(),
+            node_id: node.into(),
+            ..Default::default()
+        };
+        let mut controller = w.clients.controller.clone();
+        async move { controller.controller_unpublish_volume(request).await }
+    };
+    let (off, on) = tokio::join!(detach(&a, &stopped), detach(&b, &w.server));
+    let off = off.err().context("it was let go")?;
+    ensure!(off.code() == Code::PermissionDenied && off.message().contains("by force"), "{off}");
+    let on = on.err().context("it was let go")?;
+    ensure!(on.code() == Code::Unavailable && on.message().contains("ACTIVE"), "{on}");
+    detach(&a, &stopped).await?;
+    detach(&b, &w.server).await?;
+    w.bare().delete(Service::Compute, &path).await?;
+    w.end().await
+}
+
 impl World {
     async fn project(&self) -> Result<String> {
         let volumes = self.bare().ask(Service::Volume, "volumes/detail", None).await?;
