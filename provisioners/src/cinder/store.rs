@@ -6,7 +6,6 @@ use super::answer::{CinderVolume, Thing};
 use super::cloud::{Ask, Cloud, Service};
 use super::config::CinderConfig;
 use super::handle::{Handle, Kind, parse_handle};
-use super::params::Params;
 use super::record::{CLUSTER, VolumeRecord, from_metadata};
 use crate::{Condition, Error, NodeId, Result, StringMap, Volume, VolumeId};
 
@@ -213,11 +212,6 @@ fn context(record: Option<&VolumeRecord>) -> StringMap {
     }
     if let Some(options) = record.parameters.get("mkfsOptions") {
         context.insert("mkfsOptions".into(), options.clone());
-    }
-    if let Ok(params) = Params::parse(&record.parameters, &record.mutable, &record.pvc)
-        && params.template.is_some()
-    {
-        context.extend(record.pvc.name.clone().map(|name| ("pvcName".to_owned(), name)));
     }
     context
 }
