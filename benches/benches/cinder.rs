@@ -175,8 +175,7 @@ async fn attach(
     add("noticed late, at most", latest, "ms", "reported");
     let mut calls = JoinSet::new();
     for id in &ids[..ATTACHED] {
-        let (mut controller, volume_id) = (clients.controller.clone(), id.clone());
-        let request = csi_proto::v1::ControllerUnpublishVolumeRequest { volume_id, ..Default::default() };
+        let (mut controller, request) = (clients.controller.clone(), ask::detach(id, ""));
         calls.spawn(async move { controller.controller_unpublish_volume(request).await });
     }
     while let Some(call) = calls.join_next().await {

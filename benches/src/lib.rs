@@ -4,6 +4,7 @@ pub mod bare;
 mod driver;
 
 pub use driver::Driver;
+pub use e2e::join_all;
 
 use std::time::Duration;
 
@@ -51,23 +52,4 @@ pub fn report(lines: &[Line], file: &str) -> anyhow::Result<()> {
 pub fn median_ms(times: &mut [Duration]) -> f64 {
     times.sort_unstable();
     times.get(times.len() / 2).map_or(0.0, |t| t.as_secs_f64() * 1e3)
-}
-
-/// Runs futures at once on this task.
-pub async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
-    let mut running: Vec<_> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
-    std::future::poll_fn(|context| {
-        let mut pending = false;
-        for (future, output) in &mut running {
-            if output.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(value) => *output = Some(value),
-                    std::task::Poll::Pending => pending = true,
-                }
-            }
-        }
-        if pending { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
-    })
-    .await;
-    running.into_iter().filter_map(|(_, output)| output).collect()
 }

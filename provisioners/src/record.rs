@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{AccessMode, Error, Result, SnapshotId};
+use crate::{AccessMode, Error, Result, SnapshotId, Source, VolumeSpec};
 
 /// The version that this program writes, and the newest that it reads.
 pub(crate) const SCHEMA: u32 = 1;
@@ -108,6 +108,31 @@ pub(crate) mod timestamp {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Adds in what a volume that exists differs from a request: its size and what it was filled from.
+pub(crate) fn compare_wish(found: &mut Vec<String>, spec: &VolumeSpec, has: u64, source: Option<&Source>) {
+    if !spec.range.admits(has) {
+        let (required, limit) = (spec.range.required, spec.range.limit);
+        found.push(format!("size (it has {has} bytes; asked: {required} to {limit}, 0: any)"));
+    }
+    if spec.source.as_ref() != source {
+        found.push(format!("source (it has {source:?}; asked: {:?})", spec.source));
+    }
+}
+
+/// Adds in what it differs as a disk: whether it is a raw one, and its file system.
+pub(crate) fn compare_disk(
+    found: &mut Vec<String>,
+    asked: (bool, &Option<String>),
+    has: (bool, &Option<String>),
+) {
+    if asked.0 != has.0 {
+        found.push("access type (block or mount)".into());
+    }
+    if asked.1 != has.1 {
+        found.push(format!("fsType (it has {:?}; asked: {:?})", has.1, asked.1));
     }
 }
 

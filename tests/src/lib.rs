@@ -10,6 +10,7 @@ pub mod kubernetes;
 pub mod nfs;
 pub mod openstack;
 pub mod proxy;
+pub mod random;
 pub mod requests;
 pub mod scratch;
 pub mod script;
@@ -58,4 +59,23 @@ pub fn can_grow_ext4_online() -> Result<(), String> {
         Some(1) => Ok(()),
         _ => Err("this process lacks CAP_SYS_RESOURCE, so the kernel refuses to grow a mounted ext4".into()),
     }
+}
+
+/// Runs futures at once on this task.
+pub async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
+    std::future::poll_fn(|context| {
+        let mut pending = false;
+        for (future, output) in &mut running {
+            if output.is_none() {
+                match future.as_mut().poll(context) {
+                    std::task::Poll::Ready(value) => *output = Some(value),
+                    std::task::Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, output)| output).collect()
 }

@@ -120,6 +120,14 @@ impl OpenStack {
         made.as_deref().map_err(|e| anyhow::anyhow!("making servers: {e}"))
     }
 
+    /// What Cinder has of a driver's `clusterId`: `volumes` or `snapshots`.
+    pub async fn owned(&self, what: &str, owner: &str) -> Result<Vec<Value>> {
+        let filter = format!("%7B%22volumectl.cluster%22:%22{}%22%7D", owner.replace(' ', "%20"));
+        let path = format!("{what}/detail?metadata={filter}");
+        let mut answer = self.bare("demo").ask(Service::Volume, &path, None).await?;
+        Ok(serde_json::from_value(answer[what].take())?)
+    }
+
     /// Makes a server, booted from a volume; its id.
     pub async fn server(&self, name: &str) -> Result<String> {
         let bare = self.bare("demo");

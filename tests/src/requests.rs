@@ -102,6 +102,15 @@ pub fn attach(id: &str, node: &str, capability: pb::VolumeCapability) -> pb::Con
     }
 }
 
+/// ControllerUnpublishVolume; an empty node stands for all.
+pub fn detach(id: &str, node: &str) -> pb::ControllerUnpublishVolumeRequest {
+    pb::ControllerUnpublishVolumeRequest {
+        volume_id: id.into(),
+        node_id: node.into(),
+        ..pb::ControllerUnpublishVolumeRequest::default()
+    }
+}
+
 /// NodeStageVolume.
 pub fn stage(id: &str, staging: &Path, capability: pb::VolumeCapability) -> pb::NodeStageVolumeRequest {
     pb::NodeStageVolumeRequest {

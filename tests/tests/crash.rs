@@ -13,26 +13,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use e2e::ceph::Ceph;
 use e2e::nfs::Nfs;
+use e2e::random::Random;
 use operations::{OPERATIONS, Operation};
 use world::{Kind, World};
-
-/// A small generator whose numbers follow from its seed (splitmix64, by S. Vigna).
-pub struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `n`.
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % (n as u64)).unwrap_or(0)
-    }
-}
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -66,7 +49,7 @@ async fn rounds(kind: Kind, default: u64) -> Result<()> {
     let seed = number("CRASH_SEED").unwrap_or(clock.as_secs());
     let rounds = number("CRASH_ROUNDS").unwrap_or(default);
     println!("crash test: seed {seed}, {rounds} rounds");
-    let (mut random, mut hits, begun) = (Random(seed), 0, Instant::now());
+    let (mut random, mut hits, begun) = (Random::new(seed), 0, Instant::now());
     let mut world = World::new(kind).await?;
     let local = matches!(kind, Kind::Local);
     let attaches = !matches!(kind, Kind::Nfs(..));

@@ -1,6 +1,5 @@
 //! Attaching by Nova. A state that passes is waited for; what Cinder says of the volume decides, not what Nova answered.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -12,7 +11,7 @@ use super::errors::Fault;
 use super::handle::is_uuid;
 use super::record::{PUBLISHED, Published};
 use super::session::MULTIATTACH;
-use super::store::{Found, Store};
+use super::store::{Found, Store, present};
 use super::watch::{For, parsed};
 use crate::record::Publication;
 use crate::{AccessType, Ctx, Error, NodeId, PublishRequest, Result, StringMap, VolumeId};
@@ -70,14 +69,8 @@ impl Store {
 
     /// Detaches a volume from a server, or (`None`) from all. None such, or not attached: `Ok`.
     pub(super) async fn unpublish(&self, ctx: &Ctx, id: &VolumeId, node: Option<&NodeId>) -> Result<()> {
-        let found = match self.volume(id).await {
-            Err(Error::NotFound(_)) => return Ok(()),
-            other => other?,
-        };
-        let found = match settled(ctx, found).await {
-            Err(Error::NotFound(_)) => return Ok(()),
-            other => other?,
-        };
+        let Some(found) = self.volume_if_any(id).await? else { return Ok(()) };
+        let Some(found) = present(settled(ctx, found).await)? else { return Ok(()) };
         let wanted = |attached: &&Attached| node.is_none_or(|node| node.0 == attached.server_id);
         for attached in found.volume.attachments.iter().filter(wanted) {
             ctx.check()?;
@@ -200,12 +193,7 @@ impl Found {
     async fn note(&self, server: &str, how: &Publication) -> Result<()> {
         let note = Published { server: server.to_owned(), how: how.clone() };
         let text = serde_json::to_string(&note).map_err(|e| Error::Internal(e.to_string()))?;
-        let body = json!({"metadata": BTreeMap::from([(PUBLISHED, text)])});
-        let ask =
-            Ask::post(Service::Volume, format!("volumes/{}/metadata", self.handle.id), body).repeatable();
-        let sent = self.cloud.send(ask).await;
-        sent.map(drop)
-            .map_err(|fault| fault.doing(&format!("noting how volume {} is published", self.handle)))
+        self.set_metadata(PUBLISHED, text, &format!("noting how volume {} is published", self.handle)).await
     }
 
     async fn ask_attach(&self, server: &str) -> Result<Asked> {
@@ -245,7 +233,7 @@ impl Found {
         let what = For { id: &self.handle.id, since: self.cloud.now(), all: false };
         let judge = |volume: Option<&CinderVolume>, _: &_| {
             let Some(volume) = volume else {
-                return Some(Err(Error::NotFound(format!("there is no volume {}", self.handle))));
+                return Some(Err(self.gone()));
             };
             match volume.status.as_str() {
                 "in-use" if volume.is_on(server) => Some(Ok(Some(volume.clone()))),

@@ -17,7 +17,7 @@ use super::errors::Fault;
 use super::handle::{Kind, parse_handle};
 use super::plan::Plan;
 use super::record::{NAME, RECORD};
-use super::store::{Found, Store, owner};
+use super::store::{Found, Store, order, owner};
 use super::watch::{For, Round, parsed};
 use crate::size::{GIB, Unit, decide_for_source_in, decide_in};
 use crate::{Ctx, Error, Result, Source, Volume, VolumeId};
@@ -80,7 +80,6 @@ impl Store {
             self.remove_unused(ctx, cloud, &volume).await?;
         }
         all.retain(|volume| volume.status != "error");
-        all.sort_by_key(CinderVolume::order);
         let mut all = all.into_iter();
         let Some(oldest) = all.next() else { return Ok(None) };
         for twin in all {
@@ -94,13 +93,15 @@ impl Store {
         Ok(Some(Found::new(cloud, oldest)))
     }
 
-    /// All volumes of this cluster that were made for the plan's CSI name.
+    /// All volumes of this cluster that were made for the plan's CSI name, the oldest first.
     async fn of_name(&self, cloud: &Cloud, plan: &Plan) -> Result<Vec<CinderVolume>> {
-        let listed = cloud.list::<CinderVolume>(&format!("name={}", escape(&plan.display))).await;
-        let mut all =
-            listed.map_err(|fault| fault.doing(&format!("looking for volume {:?}", plan.display)))?;
+        let mut all = self.named::<CinderVolume>(cloud, &plan.display, &plan.spec.name).await?;
         all.retain(|volume| self.is_of(volume, plan) && !volume.is_marked());
         Ok(all)
+    }
+
+    async fn first_of_name(&self, cloud: &Cloud, plan: &Plan) -> Result<Option<CinderVolume>> {
+        Ok(self.of_name(cloud, plan).await?.into_iter().next())
     }
 
     fn is_of(&self, volume: &CinderVolume, plan: &Plan) -> bool {
@@ -109,24 +110,14 @@ impl Store {
             && volume.metadata.contains_key(RECORD)
     }
 
-    /// Looks for a volume whose making was not answered: it may have been done, and it may be done yet.
+    /// Looks for a volume whose making was not answered.
     async fn look_for(&self, ctx: &Ctx, cloud: &Arc<Cloud>, plan: &Plan, fault: Fault) -> Result<Found> {
-        ctx.stage("looking for what an unanswered request has made");
-        let begun = Instant::now();
-        loop {
-            let mut all = self.of_name(cloud, plan).await?;
-            all.sort_by_key(CinderVolume::order);
-            if let Some(volume) = all.into_iter().next() {
-                return Ok(Found::new(cloud, volume));
-            }
-            ctx.check()?;
-            if begun.elapsed() > LOOKING {
-                return Err(fault.doing(&format!(
-                    "creating volume {:?}: it was looked for and not found, and a repeated call looks again before it makes one",
-                    plan.display
-                )));
-            }
-            tokio::time::sleep(Duration::from_millis(400)).await;
+        match made_unanswered(ctx, || self.first_of_name(cloud, plan)).await? {
+            Some(volume) => Ok(Found::new(cloud, volume)),
+            None => Err(fault.doing(&format!(
+                "creating volume {:?}: it was looked for and not found, and a repeated call looks again before it makes one",
+                plan.display
+            ))),
         }
     }
 
@@ -194,7 +185,7 @@ impl Store {
                 .filter(|other| other.created() <= volume.created() && !other.status.starts_with("error"));
             let older = older
                 .filter(|other| !other.is_marked() && other.status != "deleting")
-                .min_by_key(|other| other.order());
+                .min_by(|a, b| order(*a).cmp(&order(*b)));
             Some(Ok(match older.filter(|_| fresh) {
                 Some(twin) => Ended::Twin(twin.clone()),
                 None => Ended::Ready(volume.clone()),
@@ -300,10 +291,22 @@ impl Store {
     }
 }
 
-impl CinderVolume {
-    /// The oldest comes first; of two of one time, the one with the smaller id.
-    fn order(&self) -> (String, String) {
-        (self.created_at.clone(), self.id.clone())
+/// Looks for what a request that was not answered has made: it may have been done, and it may be done yet.
+pub(super) async fn made_unanswered<T, F: Future<Output = Result<Option<T>>>>(
+    ctx: &Ctx,
+    look: impl Fn() -> F,
+) -> Result<Option<T>> {
+    ctx.stage("looking for what an unanswered request has made");
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await? {
+            return Ok(Some(found));
+        }
+        ctx.check()?;
+        if begun.elapsed() > LOOKING {
+            return Ok(None);
+        }
+        tokio::time::sleep(Duration::from_millis(400)).await;
     }
 }
 
@@ -321,28 +324,9 @@ fn is_making(status: &str) -> bool {
     ["creating", "downloading", "restoring-backup", "backing-up", ""].contains(&status)
 }
 
-/// A text in a query (RFC 3986, 2.1).
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                escaped.push(char::from(byte));
-            }
-            _ => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    escaped
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn any_name_can_be_in_a_query() {
-        assert_eq!(escape("pvc-1 & ü"), "pvc-1%20%26%20%C3%BC");
-    }
 
     #[test]
     fn hints_come_from_the_class_and_from_the_claim() {
@@ -373,7 +357,7 @@ mod tests {
             id: id.into(),
             ..CinderVolume::default()
         };
-        assert!(volume("2026-01-01T00:00:00", "b").order() < volume("2026-01-01T00:00:01", "a").order());
-        assert!(volume("2026-01-01T00:00:00", "a").order() < volume("2026-01-01T00:00:00", "b").order());
+        assert!(order(&volume("2026-01-01T00:00:00", "b")) < order(&volume("2026-01-01T00:00:01", "a")));
+        assert!(order(&volume("2026-01-01T00:00:00", "a")) < order(&volume("2026-01-01T00:00:00", "b")));
     }
 }

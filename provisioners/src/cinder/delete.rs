@@ -3,12 +3,10 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::answer::{CinderSnapshot, CinderVolume};
-use super::cloud::{Ask, Service};
 use super::record::MARKED;
-use super::store::{Found, Store};
+use super::store::{Found, Store, present};
 use super::watch::For;
 use crate::record::check_owner;
 use crate::{Ctx, Error, Result, VolumeId};
@@ -19,15 +17,9 @@ const PASSES: Duration = Duration::from_secs(120);
 impl Store {
     /// Deletes a volume. None such: `Ok`.
     pub(super) async fn delete(&self, ctx: &Ctx, id: &VolumeId) -> Result<()> {
-        let found = match self.volume(id).await {
-            Err(Error::NotFound(_)) => return Ok(()),
-            other => other?,
-        };
+        let Some(found) = self.volume_if_any(id).await? else { return Ok(()) };
         self.check_deletable(&found)?;
-        let found = match settled(ctx, found).await {
-            Err(Error::NotFound(_)) => return Ok(()),
-            other => other?,
-        };
+        let Some(found) = present(settled(ctx, found).await)? else { return Ok(()) };
         // What was being attached is attached now.
         self.check_deletable(&found)?;
         ctx.check()?;
@@ -64,10 +56,8 @@ impl Store {
             Ok(false) => wait_gone(ctx, found).await?,
             Err(fault) if fault.is(400) && self.is_kept_by_snapshots(found).await? => {
                 ctx.check()?;
-                let mark = json!({"metadata": {MARKED: Timestamp::now().to_string()}});
-                let path = format!("volumes/{}/metadata", id.id);
-                let marked = found.cloud.send(Ask::post(Service::Volume, path, mark).repeatable()).await;
-                marked.map_err(|fault| fault.doing(&format!("marking volume {id} as deleted")))?;
+                let doing = format!("marking volume {id} as deleted");
+                found.set_metadata(MARKED, Timestamp::now().to_string(), &doing).await?;
                 tracing::info!(volume = %id, "deleted; Cinder keeps it until its snapshots are deleted");
                 return Ok(());
             }
@@ -108,10 +98,7 @@ impl Store {
     /// Deletes all volumes that waited for snapshots that are gone now.
     pub(super) async fn release_all(&self) -> Result<()> {
         for cloud in &self.clouds {
-            let listed = cloud.list::<CinderVolume>("").await;
-            let listed = listed
-                .map_err(|fault| fault.doing(&format!("listing volumes of cloud {}", cloud.spec.name)))?;
-            for volume in listed.into_iter().filter(CinderVolume::is_marked) {
+            for volume in cloud.all::<CinderVolume>().await?.into_iter().filter(CinderVolume::is_marked) {
                 let found = Found::new(cloud, volume);
                 if let Err(error) = self.release(&Ctx::new(), &found).await {
                     tracing::warn!(volume = %found.handle, %error, "deleting a volume whose snapshots are gone");
@@ -131,7 +118,7 @@ pub(super) async fn settled(ctx: &Ctx, found: Found) -> Result<Found> {
     let begun = Instant::now();
     let what = For { id: &found.handle.id, since: found.cloud.now(), all: false };
     let judge = |volume: Option<&CinderVolume>, _: &_| match volume {
-        None => Some(Err(Error::NotFound(format!("there is no volume {}", found.handle)))),
+        None => Some(Err(found.gone())),
         Some(volume) if !is_passing(&volume.status) => Some(Ok(volume.clone())),
         // Not for ever: another call may be what ends it.
         Some(volume) if begun.elapsed() > PASSES => Some(Err(Error::Unavailable(format!(

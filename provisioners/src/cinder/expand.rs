@@ -98,7 +98,7 @@ impl Found {
     async fn type_name(&self, wanted: &str) -> Result<String> {
         match self
             .cloud
-            .send(Ask::get(Service::Volume, format!("types/{}", super::create::escape(wanted))))
+            .send(Ask::get(Service::Volume, format!("types/{}", super::store::escape(wanted))))
             .await
         {
             Ok(value) => Ok(value["volume_type"]["name"].as_str().unwrap_or(wanted).to_owned()),
@@ -136,7 +136,7 @@ impl Found {
         let what = For { id: &self.handle.id, since: self.cloud.now(), all: false };
         let judge = |volume: Option<&CinderVolume>, _: &_| {
             let Some(volume) = volume else {
-                return Some(Err(Error::NotFound(format!("there is no volume {}", self.handle))));
+                return Some(Err(self.gone()));
             };
             let resting = volume.status == "available" || volume.status == "in-use";
             if resting && done(volume) {

@@ -5,7 +5,7 @@ use super::cloud::{Ask, Cloud, Service};
 use super::handle::parse_handle;
 use super::params::Params;
 use super::snapshot::{Copy, show};
-use super::store::{Found, Store, owner, zone_names};
+use super::store::{Found, Store, owner};
 use crate::size::GIB;
 use crate::{
     Capacity, CapacityQuery, Error, Page, PvcMeta, Result, Snapshot, StringMap, Topology, Volume, VolumeId,
@@ -17,9 +17,7 @@ impl Store {
     pub(super) async fn list(&self, after: Option<&str>, max: usize) -> Result<Page<Volume>> {
         let mut found = Vec::new();
         for cloud in &self.clouds {
-            let listed = cloud.list::<CinderVolume>("").await;
-            let listed = listed
-                .map_err(|fault| fault.doing(&format!("listing volumes of cloud {}", cloud.spec.name)))?;
+            let listed = cloud.all::<CinderVolume>().await?;
             let ours =
                 listed.into_iter().filter(|it| owner(it) == Some(&self.config.owner) && !it.is_marked());
             found.extend(ours.map(|volume| Found::new(cloud, volume)));
@@ -54,15 +52,11 @@ impl Store {
             return Ok(true);
         }
         let Some(zone) = topology.get(&self.config.topology_key) else { return Ok(false) };
-        let listed = cloud.send(Ask::get(Service::Volume, "os-availability-zone")).await;
-        let zones = listed.map_err(|fault| fault.doing("listing Cinder's zones"))?;
-        Ok(zone_names(&zones).contains(zone))
+        Ok(cloud.zone_names(Service::Volume).await?.contains(zone))
     }
 
     async fn copies<T: Copy>(&self, cloud: &Cloud, found: &mut Vec<Snapshot>) -> Result<()> {
-        let listed = cloud.list::<T>("").await;
-        let listed = listed
-            .map_err(|fault| fault.doing(&format!("listing {} of cloud {}", T::MANY, cloud.spec.name)))?;
+        let listed = cloud.all::<T>().await?;
         let ours = listed.iter().filter(|one| owner(*one) == Some(&self.config.owner));
         found.extend(ours.filter_map(|one| show(cloud, one).ok()));
         Ok(())

@@ -9,7 +9,7 @@ use super::params::Params;
 use super::record::{CLUSTER, NAME, VolumeRecord, to_metadata};
 use super::store::Found;
 use crate::filesystem::{supports_disk, wished};
-use crate::record::{Publication, Requested};
+use crate::record::{Publication, Requested, compare_disk, compare_wish};
 use crate::{AccessMode, AccessType, Capability, Error, Result, StringMap, VolumeId, VolumeSpec};
 
 /// What is to be made.
@@ -80,22 +80,12 @@ impl Plan {
 
     /// What of a volume made before differs from this plan; `None`: nothing.
     pub(super) fn differs(&self, found: &Found) -> Result<Option<String>> {
-        let (spec, record) = (&self.spec, found.record()?);
+        let record = found.record()?;
         let has = Params::parse(&record.parameters, &record.mutable, &record.pvc)?;
         let mut differences = self.params.differences(&has);
-        if !spec.range.admits(found.volume.bytes()) {
-            let (required, limit, has) = (spec.range.required, spec.range.limit, found.volume.bytes());
-            differences.push(format!("size (it has {has} bytes; asked: {required} to {limit}, 0: any)"));
-        }
-        if spec.source != record.source {
-            differences.push(format!("source (it has {:?}; asked: {:?})", record.source, spec.source));
-        }
-        if self.usual.block != record.usual.block {
-            differences.push("access type (block or mount)".into());
-        }
-        if self.fs_type != record.fs_type {
-            differences.push(format!("fsType (it has {:?}; asked: {:?})", record.fs_type, self.fs_type));
-        }
+        compare_wish(&mut differences, &self.spec, found.volume.bytes(), record.source.as_ref());
+        let asked = (self.usual.block, &self.fs_type);
+        compare_disk(&mut differences, asked, (record.usual.block, &record.fs_type));
         if let (Some(asked), Some(has)) = (&self.zone, &found.volume.availability_zone)
             && asked != has
         {

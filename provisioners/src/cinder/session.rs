@@ -1,6 +1,5 @@
 //! A session: clouds.yaml read and Keystone asked by openstack_sdk, and raw requests with the token.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -200,15 +199,14 @@ fn root(base: &str, service: Service) -> String {
     }
 }
 
+/// An error and what is behind it, the innermost last.
+fn causes(error: &dyn std::error::Error) -> Vec<String> {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
+}
+
 fn lost(error: &ApiError<RestError>) -> Fault {
     // The outer text is "communication with openstack"; the innermost says what happened.
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = inner.to_string();
-        source = inner.source();
-    }
-    Fault::Lost(text)
+    Fault::Lost(causes(error).pop().unwrap_or_default())
 }
 
 /// The cloud's settings, by clouds.yaml or the environment.
@@ -241,12 +239,7 @@ fn settings(spec: &CinderCloud) -> Result<CloudConfig> {
 }
 
 fn not_connected(spec: &CinderCloud, url: &str, error: &openstack_sdk::OpenStackError) -> Error {
-    let mut chain = vec![error.to_string()];
-    let mut source = error.source();
-    while let Some(inner) = source {
-        chain.push(inner.to_string());
-        source = inner.source();
-    }
+    let mut chain = causes(error);
     chain.dedup();
     let all = chain.join(": ");
     let text = format!("connecting to cloud {} at {url}: {all}", spec.name);

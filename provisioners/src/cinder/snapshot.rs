@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::answer::{CinderBackup, CinderSnapshot, CinderVolume, time};
 use super::cloud::{Ask, Cloud, Service};
-use super::create::escape;
+use super::create::made_unanswered;
 use super::delete::settled;
 use super::errors::Fault;
 use super::handle::{Handle, Kind, parse_handle};
@@ -111,16 +111,10 @@ impl Store {
         if !matches!(fault, Fault::Lost(_)) {
             return Err(fault.doing(&format!("taking snapshot {:?} of volume {}", spec.name, spec.source)));
         }
-        ctx.stage("looking for what an unanswered request has made");
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(5) {
-            if let Some(found) = self.taken_before::<T>(ctx, cloud, &spec.name).await? {
-                return self.complete(ctx, cloud, &found, params).await;
-            }
-            ctx.check()?;
-            tokio::time::sleep(Duration::from_millis(400)).await;
+        match made_unanswered(ctx, || self.taken_before::<T>(ctx, cloud, &spec.name)).await? {
+            Some(found) => self.complete(ctx, cloud, &found, params).await,
+            None => Err(fault.doing(&format!("taking snapshot {:?} of volume {}", spec.name, spec.source))),
         }
-        Err(fault.doing(&format!("taking snapshot {:?} of volume {}", spec.name, spec.source)))
     }
 
     fn copy_request<T: Copy>(
@@ -144,12 +138,7 @@ impl Store {
 
     /// The snapshot of this name that an earlier call has taken; one that failed is removed. Of several the oldest.
     async fn taken_before<T: Copy>(&self, ctx: &Ctx, cloud: &Arc<Cloud>, name: &str) -> Result<Option<T>> {
-        let listed = cloud.list::<T>(&format!("name={}", escape(name))).await;
-        let mut all = listed.map_err(|fault| fault.doing(&format!("looking for snapshot {name:?}")))?;
-        all.retain(|one| {
-            owner(one) == Some(&self.config.owner) && one.metadata().get(NAME).is_some_and(|has| has == name)
-        });
-        all.sort_by(|a, b| (a.created(), a.id()).cmp(&(b.created(), b.id())));
+        let all = self.named::<T>(cloud, name, name).await?;
         let (failed, mut good): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.status() == "error");
         for one in failed {
             self.remove_copy(ctx, cloud, &one).await?;

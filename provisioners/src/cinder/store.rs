@@ -1,12 +1,15 @@
 //! What the parts of the backend share: configuration, clouds, and how a volume is found.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use serde_json::json;
 
 use super::answer::{CinderVolume, Thing};
 use super::cloud::{Ask, Cloud, Service};
 use super::config::CinderConfig;
 use super::handle::{Handle, Kind, parse_handle};
-use super::record::{CLUSTER, VolumeRecord, from_metadata};
+use super::record::{CLUSTER, NAME, VolumeRecord, from_metadata};
 use crate::{Condition, Error, NodeId, Result, StringMap, Volume, VolumeId};
 
 /// The backend's state.
@@ -68,8 +71,8 @@ impl Store {
     async fn compare_zones(&self, cloud: &Cloud) {
         let mut zones = Vec::new();
         for service in [Service::Compute, Service::Volume] {
-            match cloud.send(Ask::get(service, "os-availability-zone")).await {
-                Ok(value) => zones.push(zone_names(&value)),
+            match cloud.zone_names(service).await {
+                Ok(names) => zones.push(names),
                 Err(_) => return,
             }
         }
@@ -123,6 +126,23 @@ impl Store {
         Ok(Found { cloud: cloud.clone(), handle, volume })
     }
 
+    /// A volume; `None`: there is none such, which is what deleting and detaching are for.
+    pub(super) async fn volume_if_any(&self, id: &VolumeId) -> Result<Option<Found>> {
+        present(self.volume(id).await)
+    }
+
+    /// A cloud's volumes (or snapshots, or backups) of a CSI name that are this cluster's, the oldest first. `display` is
+    /// their name in Cinder.
+    pub(super) async fn named<T: Thing>(&self, cloud: &Cloud, display: &str, name: &str) -> Result<Vec<T>> {
+        let listed = cloud.list::<T>(&format!("name={}", escape(display))).await;
+        let mut all = listed.map_err(|fault| fault.doing(&format!("looking for {} {display:?}", T::ONE)))?;
+        all.retain(|it| {
+            owner(it) == Some(&self.config.owner) && it.metadata().get(NAME).is_some_and(|has| has == name)
+        });
+        all.sort_by(|a, b| order(a).cmp(&order(b)));
+        Ok(all)
+    }
+
     /// A volume as the rest of the program sees it.
     pub(super) fn show(&self, found: &Found) -> Volume {
         let volume = &found.volume;
@@ -171,6 +191,19 @@ impl Found {
         owner(&self.volume)
     }
 
+    /// Sets a key of the volume's metadata; `doing` is for the error.
+    pub(super) async fn set_metadata(&self, key: &str, value: String, doing: &str) -> Result<()> {
+        let body = json!({"metadata": BTreeMap::from([(key, value)])});
+        let path = format!("volumes/{}/metadata", self.handle.id);
+        let sent = self.cloud.send(Ask::post(Service::Volume, path, body).repeatable()).await;
+        sent.map(drop).map_err(|fault| fault.doing(doing))
+    }
+
+    /// That it is not there any more.
+    pub(super) fn gone(&self) -> Error {
+        Error::NotFound(format!("there is no volume {}", self.handle))
+    }
+
     /// An error that ends with what Cinder itself says of the volume.
     pub(super) async fn failed(&self, doing: &str) -> Error {
         let said = self.cloud.messages(&self.handle.id).await;
@@ -184,6 +217,21 @@ impl Found {
 }
 
 impl Cloud {
+    /// All volumes (or snapshots, or backups) of the project.
+    pub(super) async fn all<T: Thing>(&self) -> Result<Vec<T>> {
+        let listed = self.list::<T>("").await;
+        listed.map_err(|fault| fault.doing(&format!("listing {} of cloud {}", T::MANY, self.spec.name)))
+    }
+
+    /// The names of a service's zones that can be used.
+    pub(super) async fn zone_names(&self, service: Service) -> Result<Vec<String>> {
+        let answer = self.send(Ask::get(service, "os-availability-zone")).await;
+        let answer = answer.map_err(|fault| fault.doing("listing zones"))?;
+        let all = answer["availabilityZoneInfo"].as_array().into_iter().flatten();
+        let usable = all.filter(|zone| zone["zoneState"]["available"] == true);
+        Ok(usable.filter_map(|zone| zone["zoneName"].as_str().map(str::to_owned)).collect())
+    }
+
     /// What Cinder noted for the user about a thing that failed.
     pub(super) async fn messages(&self, id: &str) -> Vec<String> {
         let answer = self.send(Ask::get(Service::Volume, format!("messages?resource_uuid={id}"))).await;
@@ -191,6 +239,33 @@ impl Cloud {
         let all = value["messages"].as_array().into_iter().flatten();
         all.filter_map(|message| message["user_message"].as_str().map(str::to_owned)).take(3).collect()
     }
+}
+
+/// What was looked for, if it is there.
+pub(super) fn present<T>(looked: Result<T>) -> Result<Option<T>> {
+    match looked {
+        Err(Error::NotFound(_)) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// The older comes first; of two of one time, the one with the smaller id.
+pub(super) fn order<T: Thing>(thing: &T) -> (&str, &str) {
+    (thing.created(), thing.id())
+}
+
+/// A text in a query (RFC 3986, 2.1).
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                escaped.push(char::from(byte));
+            }
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
 }
 
 /// The handle of something in a cloud.
@@ -226,10 +301,12 @@ fn condition(volume: &CinderVolume) -> Condition {
     Condition::healthy()
 }
 
-/// The names of the zones that can be used.
-pub(super) fn zone_names(value: &serde_json::Value) -> Vec<String> {
-    let all = value["availabilityZoneInfo"].as_array().into_iter().flatten();
-    all.filter(|zone| zone["zoneState"]["available"] == true)
-        .filter_map(|zone| zone["zoneName"].as_str().map(str::to_owned))
-        .collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_can_be_in_a_query() {
+        assert_eq!(escape("pvc-1 & ü"), "pvc-1%20%26%20%C3%BC");
+    }
 }

@@ -6,6 +6,7 @@ use super::params::{Params, VolumeType};
 use super::record::VolumeRecord;
 use super::store::Store;
 use crate::filesystem::{supports_access, wished};
+use crate::record::{compare_disk, compare_wish};
 use crate::{
     AccessType, Capability, Error, Result, StringMap, Topology, TopologyRequest, VolumeId, VolumeSpec,
     key_for,
@@ -65,26 +66,11 @@ impl Plan {
         record: &VolumeRecord,
         dir_name: &str,
     ) -> Result<Option<String>> {
-        let spec = &self.spec;
-        let (ours, theirs) = (&spec.source, &record.source);
         let original = Params::parse(&store.config, &record.parameters, &record.mutable_parameters)?;
         let mut found = param_differences(&self.params, &original);
-        if !spec.range.admits(record.capacity) {
-            let (required, limit) = (spec.range.required, spec.range.limit);
-            found.push(format!(
-                "size (it has {} bytes; asked: {required} to {limit}, 0: any)",
-                record.capacity
-            ));
-        }
-        if ours != theirs {
-            found.push(format!("source (it has {theirs:?}; asked: {ours:?})"));
-        }
-        if self.block != record.block {
-            found.push("access type (block or mount)".into());
-        }
-        if self.fs_type != record.fs_type {
-            found.push(format!("fsType (it has {:?}; asked: {:?})", record.fs_type, self.fs_type));
-        }
+        compare_wish(&mut found, &self.spec, record.capacity, record.source.as_ref());
+        let (asked, has) = ((self.block, &self.fs_type), (record.block, &record.fs_type));
+        compare_disk(&mut found, asked, has);
         if self.dir_name != dir_name {
             found.push(format!("nameTemplate (its directory is {dir_name:?}; asked: {:?})", self.dir_name));
         }

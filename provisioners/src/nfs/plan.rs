@@ -4,6 +4,7 @@ use super::config::NfsConfig;
 use super::handle::Handle;
 use super::params::Params;
 use super::record::VolumeRecord;
+use crate::record::compare_wish;
 use crate::size::{decide, decide_for_source};
 use crate::{AccessType, Capability, Error, Result, StringMap, VolumeId, VolumeSpec, key_for};
 
@@ -48,19 +49,9 @@ impl Plan {
 
     /// What of a volume made before differs from this plan; `None`: nothing.
     pub(super) fn differs(&self, config: &NfsConfig, record: &VolumeRecord) -> Result<Option<String>> {
-        let spec = &self.spec;
         let original = Params::parse(config, &record.parameters, &record.mutable_parameters)?;
         let mut found = self.params.differences(&original);
-        if !spec.range.admits(record.capacity) {
-            let (required, limit) = (spec.range.required, spec.range.limit);
-            found.push(format!(
-                "size (it has {} bytes; asked: {required} to {limit}, 0: any)",
-                record.capacity
-            ));
-        }
-        if spec.source != record.source {
-            found.push(format!("source (it has {:?}; asked: {:?})", record.source, spec.source));
-        }
+        compare_wish(&mut found, &self.spec, record.capacity, record.source.as_ref());
         if self.dir != record.dir {
             found.push(format!("subDir (its directory is {:?}; asked: {:?})", record.dir, self.dir));
         }

@@ -5,6 +5,7 @@ use super::handle::Handle;
 use super::params::Params;
 use super::record::Found;
 use crate::filesystem::{supports_disk, wished};
+use crate::record::{compare_disk, compare_wish};
 use crate::{AccessType, Capability, Error, Result, StringMap, VolumeId, VolumeSpec, key_for};
 
 /// What is to be made.
@@ -53,20 +54,9 @@ impl Plan {
     pub(super) fn differs(&self, config: &RbdConfig, found: &Found) -> Result<Option<String>> {
         let (spec, record) = (&self.spec, &found.record);
         let mut differences = self.params.differences(&Params::parse(config, &record.parameters)?);
-        if !spec.range.admits(found.header.size) {
-            let (required, limit) = (spec.range.required, spec.range.limit);
-            let has = found.header.size;
-            differences.push(format!("size (it has {has} bytes; asked: {required} to {limit}, 0: any)"));
-        }
-        if spec.source != record.source {
-            differences.push(format!("source (it has {:?}; asked: {:?})", record.source, spec.source));
-        }
-        if self.block != record.block {
-            differences.push("access type (block or mount)".into());
-        }
-        if self.fs_type != record.fs_type {
-            differences.push(format!("fsType (it has {:?}; asked: {:?})", record.fs_type, self.fs_type));
-        }
+        compare_wish(&mut differences, spec, found.header.size, record.source.as_ref());
+        let (asked, has) = ((self.block, &self.fs_type), (record.block, &record.fs_type));
+        compare_disk(&mut differences, asked, has);
         Ok((!differences.is_empty()).then(|| differences.join(", ")))
     }
 }

@@ -168,8 +168,7 @@ impl Subject {
         node.node_unpublish_volume(ask::unpublish(&used.id, &used.target)).await.context("unpublishing")?;
         node.node_unstage_volume(ask::unstage(&used.id, &used.staging)).await.context("unstaging")?;
         if self.attached {
-            let (volume_id, node_id) = (used.id.clone(), self.node().await?);
-            let request = pb::ControllerUnpublishVolumeRequest { volume_id, node_id, ..Default::default() };
+            let request = ask::detach(&used.id, &self.node().await?);
             self.clients
                 .controller
                 .clone()

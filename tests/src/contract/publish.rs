@@ -8,10 +8,6 @@ use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, NotFound};
 use super::{Subject, refused};
 use crate::requests as ask;
 
-fn detach(id: &str, node: &str) -> pb::ControllerUnpublishVolumeRequest {
-    pb::ControllerUnpublishVolumeRequest { volume_id: id.into(), node_id: node.into(), ..Default::default() }
-}
-
 /// Done twice is done once, and shown by the list.
 pub async fn attach_is_idempotent(s: &Subject) -> Result<()> {
     if !s.can(Can::PublishUnpublishVolume).await? {
@@ -24,10 +20,10 @@ pub async fn attach_is_idempotent(s: &Subject) -> Result<()> {
     ensure!(c.controller_publish_volume(request).await?.into_inner() == first);
     let published = s.get(&id).await?.status.unwrap_or_default().published_node_ids;
     ensure!(published == [node.clone()], "{published:?}");
-    c.controller_unpublish_volume(detach(&id, &node)).await?;
-    c.controller_unpublish_volume(detach(&id, &node)).await?;
-    c.controller_unpublish_volume(detach(&id, "")).await?;
-    c.controller_unpublish_volume(detach("no-such-volume", &node)).await?;
+    c.controller_unpublish_volume(ask::detach(&id, &node)).await?;
+    c.controller_unpublish_volume(ask::detach(&id, &node)).await?;
+    c.controller_unpublish_volume(ask::detach(&id, "")).await?;
+    c.controller_unpublish_volume(ask::detach("no-such-volume", &node)).await?;
     ensure!(s.get(&id).await?.status.unwrap_or_default().published_node_ids.is_empty());
     s.delete(&[&id]).await
 }
@@ -51,7 +47,7 @@ pub async fn attach_conflicts_are_refused(s: &Subject) -> Result<()> {
     c.controller_publish_volume(good.clone()).await?;
     let other = pb::ControllerPublishVolumeRequest { readonly: true, ..good };
     refused(c.controller_publish_volume(other).await, AlreadyExists, &[&node])?;
-    c.controller_unpublish_volume(detach(&id, &node)).await?;
+    c.controller_unpublish_volume(ask::detach(&id, &node)).await?;
     s.delete(&[&id]).await
 }
 
@@ -64,6 +60,6 @@ pub async fn a_published_volume_is_not_deleted(s: &Subject) -> Result<()> {
         (s.create("contract-in-use").await?.volume_id, s.node().await?, s.clients.controller.clone());
     c.controller_publish_volume(ask::attach(&id, &node, s.capability.clone())).await?;
     refused(c.delete_volume(ask::delete(&id)).await, FailedPrecondition, &[&id, &node])?;
-    c.controller_unpublish_volume(detach(&id, "")).await?;
+    c.controller_unpublish_volume(ask::detach(&id, "")).await?;
     s.delete(&[&id]).await
 }

@@ -6,9 +6,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use csi_proto::v1 as pb;
 use e2e::clients::Clients;
 use e2e::drivers::Process;
+use e2e::random::Random;
 use e2e::requests as ask;
 use tonic::{Code, Status};
 
@@ -53,19 +53,6 @@ struct Subject {
     publish_context: std::collections::BTreeMap<String, String>,
 }
 
-/// Splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-}
-
 /// What a call answers: the id of what was made.
 async fn call(clients: Clients, operation: Operation, s: Subject) -> Result<String, Status> {
     let (mut controller, mut node) = (clients.controller, clients.node);
@@ -84,8 +71,7 @@ async fn call(clients: Clients, operation: Operation, s: Subject) -> Result<Stri
             controller.controller_publish_volume(request).await.map(|_| String::new())?
         }
         Operation::Detach => {
-            let (volume_id, node_id) = (s.volume, s.server);
-            let request = pb::ControllerUnpublishVolumeRequest { volume_id, node_id, ..Default::default() };
+            let request = ask::detach(&s.volume, &s.server);
             controller.controller_unpublish_volume(request).await.map(|_| String::new())?
         }
         Operation::Expand => controller
@@ -201,9 +187,9 @@ impl Crash {
 
     /// One round; whether the kill met the running call.
     async fn round(&mut self, random: &mut Random, round: u64) -> Result<bool> {
-        let operation = OPERATIONS[usize::try_from(random.below(10))?];
+        let operation = OPERATIONS[random.below(OPERATIONS.len())];
         let s = self.prepare(operation, round).await.context("preparing")?;
-        let delay = Duration::from_millis(random.below(600));
+        let delay = Duration::from_millis(u64::try_from(random.below(600))?);
         let running = tokio::spawn(call(self.driver.clients().await?, operation, s.clone()));
         tokio::time::sleep(delay).await;
         self.driver.kill()?;
@@ -225,7 +211,7 @@ async fn killed_at_any_point_and_called_again_it_ends_the_same() -> Result<()> {
     println!("crash test: seed {seed}, {rounds} rounds");
     w.driver.take().context("no driver")?.stop().await?;
     let driver = Process::start(w.scratch.path(), &w.config)?;
-    let (mut crash, mut random, mut hits) = (Crash { w, driver }, Random(seed), 0);
+    let (mut crash, mut random, mut hits) = (Crash { w, driver }, Random::new(seed), 0);
     for round in 0..rounds {
         let hit = crash.round(&mut random, round).await;
         hits += u64::from(hit.with_context(|| format!("seed {seed}, round {round}"))?);

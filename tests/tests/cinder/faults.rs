@@ -250,11 +250,7 @@ async fn a_server_is_deleted_while_attaching() -> Result<()> {
     }
     let error = repeated(|| w.attach_to(&id, &server)).await.err().context("attached to nothing")?;
     ensure!(error.code() == Code::NotFound, "{error}");
-    let request = csi_proto::v1::ControllerUnpublishVolumeRequest {
-        volume_id: id.clone(),
-        node_id: server,
-        ..Default::default()
-    };
+    let request = e2e::requests::detach(&id, &server);
     w.clients.controller.clone().controller_unpublish_volume(request).await?;
     w.attach(&id).await?;
     w.end().await
@@ -275,11 +271,7 @@ async fn force_is_for_servers_that_are_shut_off() -> Result<()> {
     // Nova says that it does it, and does nothing.
     w.compute.fault("DELETE", "/os-volume_attachments", 2, Fault::Answer(202, 0));
     let detach = |volume: &str, node: &str| {
-        let request = csi_proto::v1::ControllerUnpublishVolumeRequest {
-            volume_id: volume.into(),
-            node_id: node.into(),
-            ..Default::default()
-        };
+        let request = e2e::requests::detach(volume, node);
         let mut controller = w.clients.controller.clone();
         async move { controller.controller_unpublish_volume(request).await }
     };

@@ -86,8 +86,7 @@ async fn o9_several_servers(w: &World, shared: &str) -> Result<()> {
         w.clients.controller.clone().controller_publish_volume(attach).await?;
     }
     ensure!(w.show(&id).await?["attachments"].as_array().is_some_and(|all| all.len() == 2));
-    let all = pb::ControllerUnpublishVolumeRequest { volume_id: id.clone(), ..Default::default() };
-    w.clients.controller.clone().controller_unpublish_volume(all).await?;
+    w.clients.controller.clone().controller_unpublish_volume(ask::detach(&id, "")).await?;
     ensure!(w.show(&id).await?["status"] == "available");
     Ok(())
 }

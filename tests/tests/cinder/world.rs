@@ -113,11 +113,7 @@ impl World {
     }
 
     pub async fn detach(&self, id: &str) -> Result<(), Status> {
-        let request = pb::ControllerUnpublishVolumeRequest {
-            volume_id: id.into(),
-            node_id: self.server.clone(),
-            ..Default::default()
-        };
+        let request = ask::detach(id, &self.server);
         self.clients.controller.clone().controller_unpublish_volume(request).await.map(drop)
     }
 
@@ -144,11 +140,7 @@ impl World {
 
     /// What Cinder has of this test: `volumes` or `snapshots`.
     pub async fn own(&self, what: &str) -> Result<Vec<Value>> {
-        let filter = format!("{{\"volumectl.cluster\":\"{}\"}}", self.owner);
-        let filter = filter.replace('"', "%22").replace('{', "%7B").replace('}', "%7D").replace(' ', "%20");
-        let mut answer =
-            self.bare().ask(Service::Volume, &format!("{what}/detail?metadata={filter}"), None).await?;
-        Ok(serde_json::from_value(answer[what].take())?)
+        self.cloud.owned(what, &self.owner).await
     }
 
     /// A volume as Cinder has it.

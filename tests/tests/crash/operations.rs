@@ -136,14 +136,7 @@ pub async fn call(clients: Clients, operation: Operation, s: Subject) -> Result<
         DeleteSnapshot => drop(controller.delete_snapshot(ask::delete_snapshot(&s.id)).await?),
         Expand => drop(controller.controller_expand_volume(ask::expand(&s.id, 2 * SIZE)).await?),
         Attach => drop(controller.controller_publish_volume(ask::attach(&s.id, NODE, capability())).await?),
-        Detach => {
-            let request = pb::ControllerUnpublishVolumeRequest {
-                volume_id: s.id.clone(),
-                node_id: NODE.into(),
-                ..Default::default()
-            };
-            controller.controller_unpublish_volume(request).await?;
-        }
+        Detach => drop(controller.controller_unpublish_volume(ask::detach(&s.id, NODE)).await?),
         Stage => drop(node.node_stage_volume(ask::stage(&s.id, &s.staging, capability())).await?),
         Publish => {
             drop(node.node_publish_volume(ask::publish(&s.id, &s.staging, &s.target, capability())).await?);

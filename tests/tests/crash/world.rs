@@ -11,6 +11,7 @@ use e2e::ceph::Ceph;
 use e2e::clients::Clients;
 use e2e::drivers::{Process, local_config};
 use e2e::nfs::Nfs;
+use e2e::random::Random;
 use e2e::requests::{self as ask, MIB};
 use e2e::scratch::Scratch;
 
@@ -88,7 +89,7 @@ impl World {
         };
         let driver = Process::start(scratch.path(), &config)?;
         // Two MiB that no run of zeros or pattern could be taken for.
-        let mut random = crate::Random(7);
+        let mut random = Random::new(7);
         let data = (0..2 * MIB / 8).flat_map(|_| random.next().to_le_bytes()).collect();
         let mut world = Self { kind, home, volumes, driver, scratch, config, data, typical: BTreeMap::new() };
         let mut clients = world.clients().await?;

@@ -20,7 +20,6 @@ use e2e::openstack::OpenStack;
 use e2e::requests::{self as ask, MIB};
 use e2e::scratch::Scratch;
 use pb::controller_server::Controller;
-use provisioners::cinder::Service as Of;
 use provisioners::{Error, Observer};
 use tokio::runtime::Runtime;
 use tonic::{Code, Request, Status};
@@ -270,10 +269,8 @@ fn service(config: &str, countdown: &Arc<AtomicI32>) -> Service {
 /// Neither volumes nor snapshots of an owner.
 async fn assert_no_volumes(cloud: &OpenStack, owner: &str) {
     for what in ["volumes", "snapshots"] {
-        let filter = format!("metadata=%7B%22volumectl.cluster%22:%22{owner}%22%7D");
-        let path = format!("{what}/detail?{filter}");
-        let listed = cloud.bare("demo").ask(Of::Volume, &path, None).await.unwrap();
-        assert_eq!(listed[what].as_array().map(Vec::len), Some(0), "left: {listed}");
+        let left = cloud.owned(what, owner).await.unwrap();
+        assert!(left.is_empty(), "left: {left:?}");
     }
 }
 
@@ -356,8 +353,7 @@ async fn make(kind: Kind, service: &Service, ids: &Ids, call: &Call) -> Result<(
             service.controller_publish_volume(Request::new(request)).await.map(drop)
         }
         Call::Detach { name } => {
-            let volume_id = known(ids, &volume_name(name));
-            let request = pb::ControllerUnpublishVolumeRequest { volume_id, ..Default::default() };
+            let request = ask::detach(&known(ids, &volume_name(name)), "");
             service.controller_unpublish_volume(Request::new(request)).await.map(drop)
         }
         Call::Restart => Ok(()),

@@ -460,7 +460,7 @@ async fn n5_repeated_calls_join_the_running_one() -> Result<()> {
         fs::write(w.dir.join(format!("source/{i}")), "x")?;
     }
     let copies = (0..8).map(|_| w.copy("copy", from_volume(&id)));
-    for copy in futures(copies.collect()).await {
+    for copy in e2e::join_all(copies.collect()).await {
         ensure!(copy? == "main:copy");
     }
     ensure!(w.ids().await? == ["main:copy", "main:source"]);
@@ -517,25 +517,6 @@ async fn several_shares_are_served_by_one_driver() -> Result<()> {
     w.delete("archive:v").await?;
     ensure!(w.dir.join("v").is_dir() && !dir.join("v").exists());
     Ok(())
-}
-
-/// Runs futures at once.
-async fn futures<F: Future>(all: Vec<F>) -> Vec<F::Output> {
-    let mut running: Vec<_> = all.into_iter().map(|future| (Box::pin(future), None)).collect();
-    std::future::poll_fn(|context| {
-        for (future, output) in running.iter_mut().filter(|(_, output)| output.is_none()) {
-            if let std::task::Poll::Ready(value) = future.as_mut().poll(context) {
-                *output = Some(value);
-            }
-        }
-        if running.iter().all(|(_, output)| output.is_some()) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    running.into_iter().filter_map(|(_, output)| output).collect()
 }
 
 /// N7: two drivers on one host have no port to clash on: they listen on sockets in directories of their own.
