@@ -1,12 +1,12 @@
 //! A real Ceph cluster for tests: one a test process, started by `tests/servers/ceph/run` at the first use.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::control;
 use crate::script::{Script, possible};
 
 /// A running cluster.
@@ -31,13 +31,15 @@ impl Ceph {
         if !possible(test, &PROGRAMS) {
             return Ok(None);
         }
-        let started = SHARED.get_or_init(|| Self::start(3).map_err(|e| format!("{e:#}")));
+        // A guest has two cores of an emulator beside it.
+        let osds = if control::is_guest() { 1 } else { 3 };
+        let started = SHARED.get_or_init(|| Self::start(osds).map_err(|e| format!("{e:#}")));
         started.as_ref().map(Some).map_err(|e| anyhow::anyhow!("starting Ceph: {e}"))
     }
 
-    /// Starts a cluster of some OSDs on loopback.
+    /// Starts a cluster of some OSDs on loopback, or where guests reach it.
     pub fn start(osds: u32) -> Result<Self> {
-        Self::start_at(osds, "127.0.0.1")
+        Self::start_at(osds, control::address())
     }
 
     /// Starts a cluster of some OSDs on an address of this machine.
@@ -76,17 +78,13 @@ impl Ceph {
 
     /// Runs `ceph` or `rbd` as the administrator; its standard output.
     pub fn run(&self, program: &str, args: &[&str]) -> Result<String> {
-        let output = Command::new("timeout")
-            .args(["60", program])
-            .arg("--conf")
-            .arg(self.conf())
-            .args(args)
-            .stdin(Stdio::null())
-            .output()?;
-        if !output.status.success() {
-            bail!("{program} {args:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+        let conf = self.conf().display().to_string();
+        let argv = [&["timeout", "60", program, "--conf", &conf], args].concat();
+        let ended = control::run(&argv, &[])?;
+        if ended.code != 0 {
+            bail!("{program} {args:?}: exit code {}: {}", ended.code, ended.err);
         }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok(ended.out)
     }
 
     /// `ceph ...` with the answer in JSON.
@@ -145,11 +143,12 @@ impl Ceph {
         let (conf, d) = (self.conf(), dir.display());
         let daemon =
             storage_daemon().map(|p| format!("qemuStorageDaemon: {}\n", p.display())).unwrap_or_default();
+        let mounter = if control::is_guest() { "" } else { "    mounter: fuse\n" };
         let namespace =
             if namespace.is_empty() { String::new() } else { format!(", radosNamespace: {namespace}") };
         format!(
             "nodeId: node-1\nclusterId: {owner}\nsocketDir: {d}/sockets\nstateDir: {d}/state\n\
-             kubeletDir: {d}/kubelet\nshutdownGraceSeconds: 5\n{daemon}backends:\n  - type: rbd\n    mounter: fuse\n    \
+             kubeletDir: {d}/kubelet\nshutdownGraceSeconds: 5\n{daemon}backends:\n  - type: rbd\n{mounter}    \
              clusters: [{{clusterID: ceph, cephConf: {}, pools: [{pool}]{namespace}}}]\n{more}",
             conf.display()
         )

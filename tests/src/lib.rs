@@ -4,6 +4,7 @@
 pub mod ceph;
 pub mod clients;
 pub mod contract;
+pub mod control;
 pub mod drivers;
 pub mod fuzzing;
 pub mod kubernetes;

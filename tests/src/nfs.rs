@@ -69,7 +69,8 @@ impl Nfs {
         let start = safe.len().saturating_sub(40);
         let name = format!("s{}{}", NEXT.fetch_add(1, Ordering::Relaxed), &safe[start..]);
         let dir = self.export().join(&name);
-        std::fs::create_dir(&dir)?;
+        let made = crate::control::run(&["mkdir", &dir.display().to_string()], &[])?;
+        anyhow::ensure!(made.code == 0, "{}", made.err);
         Ok((format!("/export/{name}"), dir))
     }
 

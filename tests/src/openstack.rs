@@ -11,6 +11,7 @@ use provisioners::cinder::{Bare, CinderCloud, Service};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::control;
 use crate::script::{Script, possible};
 
 /// The running services.
@@ -56,7 +57,9 @@ impl OpenStack {
 
     /// Starts a set of its own.
     pub fn start() -> Result<Self> {
-        let args = |dir: &Path| vec![home().display().to_string(), dir.display().to_string()];
+        let args = |dir: &Path| {
+            vec![home().display().to_string(), dir.display().to_string(), control::address().to_owned()]
+        };
         let (script, _) = Script::start("openstack", args)?;
         let ports = serde_json::from_slice(&std::fs::read(script.dir.join("ports.json"))?)?;
         Ok(Self { script, ports, servers: OnceLock::new() })
@@ -74,7 +77,7 @@ impl OpenStack {
 
     /// The address of `cinder` or `nova`.
     pub fn address(&self, service: &str) -> String {
-        format!("127.0.0.1:{}", self.ports[service])
+        format!("{}:{}", control::address(), self.ports[service])
     }
 
     /// Where the servers' devices are linked.
@@ -157,12 +160,17 @@ impl OpenStack {
     /// `more` keys of the cloud and `keys` of the backend, each with a comma or on a line of its own.
     pub fn config(&self, owner: &str, server: &str, dir: &Path, more: &str, keys: &str) -> String {
         let d = dir.display();
+        // A guest has real disks.
+        let devices = if control::is_guest() {
+            String::new()
+        } else {
+            format!("    deviceRoot: {}\n", self.devices(server).display())
+        };
         format!(
             "nodeId: node-1\nclusterId: \"{owner}\"\nsocketDir: {d}/sockets\nstateDir: {d}/state\nkubeletDir: {d}/kubelet\n\
              shutdownGraceSeconds: 5\nbackends:\n  - type: cinder\n    clouds: [{{name: main, cloud: demo, cloudsFile: {}{more}}}]\n    \
-             instanceId: {server}\n    zone: nova\n    deviceRoot: {}\n{keys}",
+             instanceId: {server}\n    zone: nova\n{devices}{keys}",
             self.clouds_file().display(),
-            self.devices(server).display()
         )
     }
 }

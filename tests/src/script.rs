@@ -8,13 +8,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::control;
 
 /// A running script.
 pub struct Script {
     /// The server's directory, which the script removes at its end.
     pub dir: PathBuf,
-    lines: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
-    _child: Child,
+    process: Process,
+}
+
+enum Process {
+    Here { lines: Mutex<(ChildStdin, BufReader<ChildStdout>)>, _child: Child },
+    /// On the machine below this guest, with its number there.
+    Below(Value),
 }
 
 impl Script {
@@ -23,10 +31,23 @@ impl Script {
     pub fn start(name: &str, args: impl FnOnce(&Path) -> Vec<String>) -> Result<(Self, String)> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("volumectl-{name}-{}-{number}", std::process::id()));
+        let dir = control::server_dir().join(format!("volumectl-{name}-{}-{number}", std::process::id()));
+        let args = args(&dir);
+        let (process, line) = if control::is_guest() {
+            let answer = control::ask(&json!({"do": "start", "name": name, "args": args}))?;
+            (Process::Below(answer["id"].clone()), answer["ready"].as_str().unwrap_or_default().to_owned())
+        } else {
+            Self::start_here(name, &args)?
+        };
+        let ready = line.trim().strip_prefix("ready").map(|rest| rest.trim().to_owned());
+        let ready = ready.with_context(|| format!("the {name} server did not start: {line}"))?;
+        Ok((Self { dir, process }, ready))
+    }
+
+    fn start_here(name: &str, args: &[String]) -> Result<(Process, String)> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers").join(name).join("run");
         let mut child = Command::new(&script)
-            .args(args(&dir))
+            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -35,19 +56,33 @@ impl Script {
         let mut output = BufReader::new(child.stdout.take().context("no output")?);
         let mut line = String::new();
         output.read_line(&mut line)?;
-        let ready = line.trim().strip_prefix("ready").map(|rest| rest.trim().to_owned());
-        let ready = ready.with_context(|| format!("the {name} server did not start: {line}"))?;
-        Ok((Self { dir, lines: Mutex::new((input, output)), _child: child }, ready))
+        Ok((Process::Here { lines: Mutex::new((input, output)), _child: child }, line))
     }
 
     /// A command to the script.
     pub fn tell(&self, command: &str) -> Result<()> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(lines.0, "{command}")?;
         let mut answer = String::new();
-        lines.1.read_line(&mut answer)?;
+        match &self.process {
+            Process::Here { lines, .. } => {
+                let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+                writeln!(lines.0, "{command}")?;
+                lines.1.read_line(&mut answer)?;
+            }
+            Process::Below(id) => {
+                let told = control::ask(&json!({"do": "tell", "id": id, "line": command}))?;
+                told["answer"].as_str().unwrap_or_default().clone_into(&mut answer);
+            }
+        }
         ensure!(answer.trim() == "ok", "{command}: {answer}");
         Ok(())
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        if let Process::Below(id) = &self.process {
+            let _ = control::ask(&json!({"do": "stop", "id": id}));
+        }
     }
 }
 

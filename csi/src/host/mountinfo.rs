@@ -16,7 +16,7 @@ pub struct Mount<'a> {
     pub parent: u64,
     /// Major and minor number of the file system's device.
     pub device: (u32, u32),
-    /// The directory of the file system that is mounted: `/` unless it is a bind mount.
+    /// The directory of the file system that is mounted: `/` unless it is a bind mount. See [`Mount::dir`].
     pub root: Cow<'a, Path>,
     /// Where it is mounted.
     pub target: Cow<'a, Path>,
@@ -57,6 +57,16 @@ impl Mount<'_> {
             parent: self.parent,
             device: self.device,
             propagation: self.propagation,
+        }
+    }
+
+    /// The directory of the file system that is mounted. NFS always says `/` for `root`, and tells it in `source`
+    /// (Linux, fs/nfs/super.c: `nfs_show_path`, `nfs_show_devname`).
+    pub fn dir(&self) -> &Path {
+        let source = self.source.as_bytes();
+        match source.windows(2).position(|two| two == b":/") {
+            Some(at) if self.fs_type.starts_with("nfs") => Path::new(OsStr::from_bytes(&source[at + 1..])),
+            _ => &self.root,
         }
     }
 

@@ -44,7 +44,7 @@ impl Host {
             let staging = staging.display();
             Error::Refused(format!("volume {} is not staged at {staging}; call NodeStageVolume first", r.id))
         })?;
-        let same = |m: &Mount<'_>| m.device == staged.device && m.root == staged.root;
+        let same = |m: &Mount<'_>| m.device == staged.device && m.dir() == staged.dir();
         if let Some(mount) = mounts::on(target)?.pop() {
             return self.accept(&mount, same(&mount), r, target);
         }

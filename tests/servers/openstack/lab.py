@@ -1,6 +1,6 @@
 """Prepares and runs OpenStack for tests; called by `install` and `run`, whose heads say how.
 
-lab.py template HOME; lab.py run HOME DIR"""
+lab.py template HOME; lab.py run HOME DIR ADDRESS"""
 import json
 import os
 import shutil
@@ -48,7 +48,7 @@ def database(c, name, section='database'):
 def keystone_conf(c):
     return '''[DEFAULT]
 log_file = {dir}/log/keystone.log
-public_endpoint = http://127.0.0.1:{port}/
+public_endpoint = http://{address}:{port}/
 [token]
 provider = fernet
 expiration = 3600
@@ -58,7 +58,7 @@ key_repository = {dir}/fernet
 key_repository = {dir}/credential
 [identity]
 password_hash_rounds = 4
-'''.format(dir=c['dir'], port=c['ports']['keystone']) + database(c, 'keystone')
+'''.format(dir=c['dir'], address=c['address'], port=c['ports']['keystone']) + database(c, 'keystone')
 
 
 def placement_conf(c):
@@ -83,7 +83,7 @@ scheduler_driver_init_wait_time = 5
 quota_volumes = 5000
 quota_snapshots = 5000
 quota_gigabytes = 20000
-glance_api_servers = http://127.0.0.1:1
+glance_api_servers = http://{address}:1
 quota_backups = 1000
 quota_backup_gigabytes = 5000
 backup_driver = cinder.backup.drivers.posix.PosixBackupDriver
@@ -101,7 +101,7 @@ backend_url = file://{dir}/lock/cinder
 [service_user]
 send_service_user_token = true
 {login}[nova]
-{login}'''.format(dir=c['dir'], login=login(c, 'cinder')) + database(c, 'cinder') + authtoken(c, 'cinder')
+{login}'''.format(dir=c['dir'], address=c['address'], login=login(c, 'cinder')) + database(c, 'cinder') + authtoken(c, 'cinder')
 
 
 def nova_conf(c):
@@ -128,19 +128,19 @@ catalog_info = block-storage:cinder:publicURL
 {mine}[service_user]
 send_service_user_token = true
 {mine}[glance]
-endpoint_override = http://127.0.0.1:{network}
+endpoint_override = http://{address}:{network}
 [filter_scheduler]
 enabled_filters = ComputeFilter
-'''.format(dir=c['dir'], mine=mine, network=c['ports']['network']) + database(c, 'nova_cell1') + \
+'''.format(dir=c['dir'], mine=mine, address=c['address'], network=c['ports']['network']) + database(c, 'nova_cell1') + \
         database(c, 'nova_api', 'api_database') + authtoken(c, 'nova')
 
 
 class Lab:
-    def __init__(self, home, dir, ports):
-        self.home, self.dir, self.ports, self.processes = home, dir, ports, {}
-        keystone = 'http://127.0.0.1:%d/v3' % ports['keystone']
-        self.settings = {'dir': dir, 'ports': ports, 'keystone': keystone}
-        self.environment = dict(os.environ, CONFIG=dir + '/etc', DEVICES=dir + '/devices', PYTHONWARNINGS='ignore',
+    def __init__(self, home, dir, ports, address='127.0.0.1'):
+        self.home, self.dir, self.ports, self.address, self.processes = home, dir, ports, address, {}
+        self.keystone = 'http://%s:%d/v3' % (address, ports['keystone'])
+        self.settings = {'dir': dir, 'ports': ports, 'address': address, 'keystone': self.keystone}
+        self.environment = dict(os.environ, ADDRESS=address, CONFIG=dir + '/etc', DEVICES=dir + '/devices', PYTHONWARNINGS='ignore',
                                 PYTHONPATH=HERE + '/plugins',
                                 PATH='%s/venv/bin:%s:/usr/sbin:/sbin' % (home, os.environ.get('PATH', '')))
 
@@ -167,7 +167,7 @@ class Lab:
         end = time.monotonic() + seconds
         while True:
             try:
-                urllib.request.urlopen('http://127.0.0.1:%d/' % self.ports[name], timeout=2).close()
+                urllib.request.urlopen('http://%s:%d/' % (self.address, self.ports[name]), timeout=2).close()
                 return
             except urllib.error.HTTPError:
                 return
@@ -212,7 +212,7 @@ def template(home):
             if done.returncode:
                 raise SystemExit('%s: %s%s' % (command, done.stdout[-2000:], done.stderr[-2000:]))
 
-    url = 'http://127.0.0.1:%d/v3' % lab.ports['keystone']
+    url = lab.keystone
     bootstrap = ('keystone bootstrap --bootstrap-username admin --bootstrap-password admin --bootstrap-project-name '
                  'admin --bootstrap-role-name admin --bootstrap-service-name keystone --bootstrap-region-id RegionOne '
                  '--bootstrap-public-url {0} --bootstrap-internal-url {0} --bootstrap-admin-url {0}').format(url)
@@ -245,7 +245,7 @@ def template(home):
 
 
 def seed(lab):
-    url = 'http://127.0.0.1:%d/v3' % lab.ports['keystone']
+    url = lab.keystone
     token = {}
 
     def call(method, path, body=None):
@@ -288,7 +288,7 @@ def seed(lab):
         service = call('POST', '/services', {'service': {'name': name, 'type': kind}})[1]['service']['id']
         for interface in ('public', 'internal', 'admin'):
             call('POST', '/endpoints', {'endpoint': {'service_id': service, 'interface': interface, 'region_id': 'RegionOne',
-                                                     'url': 'http://127.0.0.1' + path}})
+                                                     'url': 'http://' + lab.address + path}})
     headers, _ = call('POST', '/auth/tokens', scoped('demo', 'demo', 'demo'))
     token['X-Auth-Token'] = headers['X-Subject-Token']
     made = call('POST', '/users/%s/application_credentials' % demo, {'application_credential': {'name': 'tests'}})
@@ -296,10 +296,10 @@ def seed(lab):
         json.dump(made[1]['application_credential'], file)
 
 
-def free_ports():
+def free_ports(address):
     sockets = [socket.socket() for _ in SERVICES]
     for one in sockets:
-        one.bind(('127.0.0.1', 0))
+        one.bind((address, 0))
     ports = dict(zip(SERVICES, (one.getsockname()[1] for one in sockets)))
     for one in sockets:
         one.close()
@@ -310,7 +310,7 @@ def clouds(lab):
     """clouds.yaml is YAML, of which JSON is a part."""
     with open(lab.home + '/template/application_credential.json') as file:
         credential = json.load(file)
-    url = 'http://127.0.0.1:%d/v3' % lab.ports['keystone']
+    url = lab.keystone
 
     def password(name):
         return {'auth': {'auth_url': url, 'username': name, 'password': name, 'project_name': name,
@@ -325,15 +325,16 @@ def clouds(lab):
         json.dump(lab.ports, file)
 
 
-def run(home, dir):
-    lab = Lab(home, dir, free_ports())
+def run(home, dir, address):
+    lab = Lab(home, dir, free_ports(address), address)
     try:
         for name in ('db', 'fernet', 'credential'):
             shutil.copytree('%s/template/%s' % (home, name), '%s/%s' % (dir, name))
         lab.configure()
         keystone = sqlite3.connect(dir + '/db/keystone.db')
         for name, port in TEMPLATE_PORTS.items():
-            keystone.execute('update endpoint set url = replace(url, ?, ?)', (':%d' % port, ':%d' % lab.ports[name]))
+            keystone.execute('update endpoint set url = replace(url, ?, ?)',
+                             ('127.0.0.1:%d' % port, '%s:%d' % (address, lab.ports[name])))
         keystone.commit()
         nova = sqlite3.connect(dir + '/db/nova_api.db')
         nova.execute('update cell_mappings set database_connection = replace(database_connection, ?, ?)',
@@ -387,4 +388,4 @@ def foreign(lab, number):
 if sys.argv[1] == 'template':
     template(os.path.abspath(sys.argv[2]))
 else:
-    run(os.path.abspath(sys.argv[2]), os.path.abspath(sys.argv[3]))
+    run(os.path.abspath(sys.argv[2]), os.path.abspath(sys.argv[3]), *sys.argv[4:])

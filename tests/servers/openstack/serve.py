@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 
-NAME, PORT, ETC = sys.argv[1], int(sys.argv[2]), os.environ['CONFIG']
+NAME, PORT, ETC, ADDRESS = sys.argv[1], int(sys.argv[2]), os.environ['CONFIG'], os.environ['ADDRESS']
 for project in ('KEYSTONE', 'PLACEMENT', 'NOVA'):
     os.environ['OS_%s_CONFIG_DIR' % project] = ETC
 os.environ['OS_NOVA_CONFIG_FILES'] = 'nova-api-paste.ini;nova.conf'
@@ -136,7 +136,7 @@ def nova():
 def network():
     import json
     root = {'versions': [{'id': 'v2.0', 'status': 'CURRENT',
-                          'links': [{'rel': 'self', 'href': 'http://127.0.0.1:%d/v2.0/' % PORT}]}]}
+                          'links': [{'rel': 'self', 'href': 'http://%s:%d/v2.0/' % (ADDRESS, PORT)}]}]}
 
     def application(environment, start):
         last = environment['PATH_INFO'].rstrip('/').split('/')[-1]
@@ -148,7 +148,7 @@ def network():
 one_writer()
 application = {f.__name__: f for f in (keystone, placement, cinder, nova, network)}[NAME]()
 from cheroot import wsgi  # noqa: E402, after the projects have patched what they patch
-server = wsgi.Server(('127.0.0.1', PORT), application, numthreads=8, request_queue_size=128)
+server = wsgi.Server((ADDRESS, PORT), application, numthreads=8, request_queue_size=128)
 ended = threading.Event()
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: ended.set())

@@ -91,7 +91,7 @@ impl Nfs {
         ctx.stage("mounting the share");
         let mounted = self.mount_base(volume, flags, &base)?;
         if let Some(mount) = mounts::on(staging)?.pop() {
-            let same = mount.device == mounted.device && mount.root == join(&mounted.root, &volume.dir);
+            let same = mount.device == mounted.device && mount.dir() == join(mounted.dir(), &volume.dir);
             if self.is_alive(staging)? {
                 return super::stage::accept(&mount, same, read_only, staging);
             }
@@ -242,7 +242,7 @@ fn split(options: &[String]) -> impl Iterator<Item = &str> {
 
 /// Whether a mount shows what a share's mount shows, or a part of it.
 fn is_of(mount: &Mount<'_>, base: &Mount<'_>) -> bool {
-    mount.device == base.device && mount.root.starts_with(&base.root)
+    mount.device == base.device && mount.dir().starts_with(base.dir())
 }
 
 fn join(root: &Path, dir: &str) -> PathBuf {

@@ -1,11 +1,26 @@
 """A Nova driver whose guests are not run. A volume that is attached to one becomes a loop device, with a link named as
-the guest's /dev/disk/by-id would have it: DEVICES/<server>/virtio-<the first 20 characters of the volume's id>."""
+the guest's /dev/disk/by-id would have it: DEVICES/<server>/virtio-<the first 20 characters of the volume's id>.
+
+Below a real guest (GUEST_CONTROL: tests/servers/kernel/stage.py) it is plugged into that one instead."""
+import json
 import os
+import socket
 import subprocess
 
 from nova.virt import fake
 
 DEVICES = os.environ['DEVICES']
+CONTROL = os.environ.get('GUEST_CONTROL')
+
+
+def ask(do, **request):
+    host, port = CONTROL.split(':')
+    with socket.create_connection((host, int(port))) as connection, connection.makefile('rw') as file:
+        file.write(json.dumps(dict(request, do=do)) + '\n')
+        file.flush()
+        answer = json.loads(file.readline())
+    if 'error' in answer:
+        raise RuntimeError(answer['error'])
 
 
 def run(*command):
@@ -22,10 +37,14 @@ class LoopGuests(fake.FakeDriverWithoutFakeNodes):
         link = self._link(connection, instance)
         if 'device_path' not in connection.get('data', {}) or os.path.islink(link):
             return
+        if CONTROL:
+            return ask('plug', id=connection['serial'], serial=connection['serial'], file=connection['data']['device_path'])
         os.makedirs(os.path.dirname(link), exist_ok=True)
         os.symlink(run('losetup', '--find', '--show', connection['data']['device_path']), link)
 
     def _unplug(self, connection, instance):
+        if CONTROL:
+            return ask('unplug', id=connection['serial'])
         link = self._link(connection, instance)
         if os.path.islink(link):
             device = os.readlink(link)
@@ -53,6 +72,8 @@ class LoopGuests(fake.FakeDriverWithoutFakeNodes):
         return super().detach_volume(context, connection, instance, mountpoint, *args, **kwargs)
 
     def extend_volume(self, context, connection, instance, requested_size):
+        if CONTROL:
+            return ask('grow', id=connection['serial'], size=requested_size)
         link = self._link(connection, instance)
         if os.path.islink(link):
             run('losetup', '--set-capacity', os.readlink(link))
