@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -118,10 +118,14 @@ impl Disk {
         Ok(Self { id: id.to_owned() })
     }
 
+    /// Plugs one whose content is a file of the shared directory.
+    pub fn with_file(id: &str, bus: &str, file: &Path) -> Result<Self> {
+        ask(&json!({"do": "plug", "id": id, "serial": id, "bus": bus, "file": file.display().to_string()}))?;
+        Ok(Self { id: id.to_owned() })
+    }
+
     /// Makes it larger, in bytes.
     pub fn grow(&self, size: u64) -> Result<()> {
-        let file = server_dir().join(format!("{}.raw", self.id));
-        std::fs::OpenOptions::new().write(true).open(file)?.set_len(size)?;
         ask(&json!({"do": "grow", "id": self.id, "size": size})).map(drop)
     }
 

@@ -21,8 +21,10 @@ pub struct OpenStack {
     servers: OnceLock<std::result::Result<Vec<String>, String>>,
 }
 
-/// How many servers tests share.
-const SERVERS: usize = 4;
+/// How many servers tests share; a guest is one.
+fn count() -> usize {
+    if control::is_guest() { 1 } else { 4 }
+}
 
 impl OpenStack {
     /// The services of this process. `None`, with the reason logged as a skip of `test`: they cannot be run here.
@@ -99,7 +101,8 @@ impl OpenStack {
     pub fn node(&'static self) -> Result<String> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(self.nodes()?[next % SERVERS].clone())
+        let nodes = self.nodes()?;
+        Ok(nodes[next % nodes.len()].clone())
     }
 
     /// The servers that tests share.
@@ -111,7 +114,7 @@ impl OpenStack {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                     runtime.block_on(async {
                         let mut servers = Vec::new();
-                        for i in 0..SERVERS {
+                        for i in 0..count() {
                             servers.push(self.server(&format!("node-{i}")).await?);
                         }
                         anyhow::Ok(servers)

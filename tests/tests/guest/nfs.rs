@@ -1,0 +1,213 @@
+//! Real mounts: on the kernel's own server, on a server that dies while pods write, and on two nodes at once.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use csi_proto::v1 as pb;
+use e2e::contract::Subject;
+use e2e::nfs::Nfs;
+use e2e::requests as ask;
+use e2e::scratch::Scratch;
+
+use super::second::{DIR, Second};
+use super::{subject, timed};
+
+/// How long a call of a node may take, whatever the server does: a helper's twenty seconds, twice, and some for the
+/// emulator.
+const DEADLINE: Duration = Duration::from_secs(50);
+const DATA: &[u8] = b"what was written before";
+
+/// Pods that write without end; they are killed when this is dropped.
+struct Load(Vec<Child>);
+
+impl Load {
+    fn start(dir: &Path) -> Result<Self> {
+        let write = "while :; do dd if=/dev/zero of=$0 bs=64k count=16 conv=fsync; done 2>/dev/null";
+        let start = |number| {
+            let file = dir.join(format!("load-{number}"));
+            Command::new("sh").args(["-c", write]).arg(file).process_group(0).spawn()
+        };
+        Ok(Self((0..2).map(start).collect::<std::io::Result<_>>()?))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let group = rustix::process::Pid::from_child(child);
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            let _ = child.wait();
+        }
+    }
+}
+
+async fn on(server: &Nfs, test: &str, version: &str) -> Result<Subject> {
+    let scratch = Scratch::new()?;
+    let (share, _) = server.share(test)?;
+    let config = server.config(scratch.path(), &share, &format!(", nfsVersion: \"{version}\""))?;
+    let subject = subject(scratch, &config, ask::mount("")).await?;
+    Ok(Subject { sized: false, ..subject })
+}
+
+fn stats(id: &str, path: &Path) -> pb::NodeGetVolumeStatsRequest {
+    pb::NodeGetVolumeStatsRequest {
+        volume_id: id.into(),
+        volume_path: path.display().to_string(),
+        ..pb::NodeGetVolumeStatsRequest::default()
+    }
+}
+
+/// While the server is gone every call ends in time; the pods' paths are free again without it; and when it is back all
+/// that was written is there.
+async fn dies_under_load(version: &str, down: &str, up: &str) -> Result<()> {
+    if !Nfs::possible("dies_under_load") {
+        return Ok(());
+    }
+    let server = Nfs::start("3,4", &[])?;
+    let s = on(&server, "dies", version).await?;
+    let (id, other) = (s.create("dies").await?.volume_id, s.create("dies-other").await?.volume_id);
+    let used = s.mount(&id, "dies").await?;
+    s.write(&used, DATA)?;
+    let load = Load::start(&used.target)?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    server.tell(down)?;
+    let (staging, second) = (s.path("other/staging")?, s.path("dies/second")?);
+    std::fs::create_dir_all(&staging)?;
+    let (mut a, mut b, mut c) = (s.clients.node.clone(), s.clients.node.clone(), s.clients.node.clone());
+    let (stage, publish, stats) = tokio::join!(
+        timed(a.node_stage_volume(ask::stage(&other, &staging, s.capability.clone()))),
+        timed(b.node_publish_volume(ask::publish(&id, &used.staging, &second, s.capability.clone()))),
+        timed(c.node_get_volume_stats(stats(&id, &used.target))),
+    );
+    for took in [stage.1, publish.1, stats.1] {
+        ensure!(took < DEADLINE, "a call took {took:?}");
+    }
+    let error = stage.0.err().context("staged without a server")?;
+    ensure!(error.code() == tonic::Code::Unavailable && error.message().contains("did not answer"), "{error}");
+    let condition = stats.0?.into_inner().volume_condition.context("no condition")?;
+    ensure!(condition.abnormal && condition.message.contains("has not answered"), "{condition:?}");
+    drop(load);
+    let (done, took) = timed(s.unmount(&used)).await;
+    done.with_context(|| format!("after {took:?}"))?;
+    ensure!(took < 2 * DEADLINE, "unpublish and unstage took {took:?}");
+    s.clients.node.clone().node_unpublish_volume(ask::unpublish(&id, &second)).await?;
+    ensure!(!used.target.exists() && !second.exists(), "the pods' paths are free");
+    std::fs::create_dir(&used.target)?;
+    std::fs::remove_dir(&used.target)?;
+    ensure!(s.scratch.mounts().is_empty(), "{:?}", s.scratch.mounts());
+    server.tell(up)?;
+    let used = s.mount(&id, "dies").await?;
+    ensure!(s.read(&used, DATA.len())? == DATA);
+    s.unmount(&used).await?;
+    s.delete(&[&id, &other]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_server_version_3() -> Result<()> {
+    dies_under_load("3", "signal STOP", "signal CONT").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_server_version_4() -> Result<()> {
+    dies_under_load("4.2", "signal STOP", "signal CONT").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_version_4() -> Result<()> {
+    dies_under_load("4.1", "signal KILL", "start").await
+}
+
+/// A server that is away for some seconds is waited for: pods go on where they were (NFS, "hard").
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_outlive_a_restart_of_the_server() -> Result<()> {
+    if !Nfs::possible("pods_outlive_a_restart") {
+        return Ok(());
+    }
+    let server = Nfs::start("3,4", &[])?;
+    for version in ["3", "4.1"] {
+        let s = on(&server, "outlive", version).await?;
+        let id = s.create("outlive").await?.volume_id;
+        let used = s.mount(&id, "outlive").await?;
+        let load = Load::start(&used.target)?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.tell("signal KILL")?;
+        server.tell("start")?;
+        let target = used.target.clone();
+        let written = tokio::task::spawn_blocking(move || std::fs::write(target.join("after"), DATA));
+        tokio::time::timeout(DEADLINE, written).await.context("a pod hangs after the restart")???;
+        drop(load);
+        s.unmount(&used).await?;
+        s.delete(&[&id]).await?;
+    }
+    Ok(())
+}
+
+/// A volume on two nodes: what one has closed, the other reads (nfs(5), close-to-open consistency).
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_read_and_write_one_volume() -> Result<()> {
+    let Some(server) = Nfs::shared("two_nodes")? else { return Ok(()) };
+    let scratch = Scratch::new()?;
+    let (share, _) = server.share("two-nodes")?;
+    let version = ", nfsVersion: \"4.2\"";
+    let config = server.config(scratch.path(), &share, version)?;
+    let s = subject(scratch, &config, ask::mount("")).await?;
+    let second = Second::start(&server.config(Path::new(DIR), &share, version)?).await?;
+    let id = s.create("two").await?.volume_id;
+    let used = s.mount(&id, "two").await?;
+    let there = second.stage(&id, "--access-mode rwx")?;
+    for round in 0..5 {
+        std::fs::write(used.target.join("here"), format!("here {round}"))?;
+        ensure!(second.shell(&format!("cat {there}/here"))? == format!("here {round}"));
+        second.shell(&format!("printf 'there {round}' >{there}/there"))?;
+        ensure!(std::fs::read_to_string(used.target.join("there"))? == format!("there {round}"));
+    }
+    second.csi(&format!("unstage {id} --staging {there}"))?;
+    ensure!(second.shell("grep -c ' nfs4 ' /proc/mounts || true")?.trim() == "0");
+    ensure!(std::fs::read_to_string(used.target.join("there"))? == "there 4");
+    s.unmount(&used).await?;
+    s.delete(&[&id]).await
+}
+
+/// The directory that this kernel's own server exports, started at the first use.
+fn exported() -> Result<&'static Path> {
+    static STARTED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    let start = || {
+        let lines = "set -e; mkdir -p /tmp/exported /var/lib/nfs/v4recovery /proc/fs/nfsd; modprobe nfsd; \
+                     mount -t nfsd nfsd /proc/fs/nfsd; : >/var/lib/nfs/etab; : >/var/lib/nfs/rmtab; \
+                     echo '/tmp/exported *(rw,no_root_squash,fsid=0,insecure,no_subtree_check,sec=sys)' >/etc/exports; \
+                     exportfs -ra; rpc.mountd -N 3 </dev/null >/dev/null 2>&1; rpc.nfsd --no-udp -N 3 -G 10 -L 10 4; \
+                     echo Y >/proc/fs/nfsd/v4_end_grace";
+        let output = Command::new("bash").args(["-c", lines]).output().map_err(|e| e.to_string())?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(said) }
+    };
+    let started = STARTED.get_or_init(start);
+    started.as_ref().map_err(|e| anyhow::anyhow!("the kernel's NFS server: {e}"))?;
+    Ok(Path::new("/tmp/exported"))
+}
+
+mod kernel_server {
+    use super::*;
+
+    async fn setup(case: &str) -> Result<Option<Subject>> {
+        let scratch = Scratch::new()?;
+        let share = case.replace("::", "-");
+        std::fs::create_dir(exported()?.join(&share))?;
+        let helper = e2e::drivers::binary("csi-driver")?;
+        let d = scratch.path().display();
+        let config = format!(
+            "nodeId: node-1\nclusterId: test\nsocketDir: {d}/sockets\nstateDir: {d}/state\nkubeletDir: {d}/kubelet\n\
+             helperProgram: {}\nbackends:\n  - type: nfs\n    shares: [{{name: main, server: \"127.0.0.1\", share: /{share}, \
+             nfsVersion: \"4.2\"}}]\n",
+            helper.display()
+        );
+        let subject = subject(scratch, &config, ask::mount("")).await?;
+        Ok(Some(Subject { sized: false, slip: ("onDelet", "onDelete"), ..subject }))
+    }
+
+    e2e::contract_suite!(setup);
+}
