@@ -84,7 +84,7 @@ class Qmp:
 
 class Guest:
     def __init__(self, name, address, memory, share, script):
-        self.name, self.share, self.disks, self.one = name, share, {}, threading.Lock()
+        self.name, self.share, self.disks, self.plugged, self.one = name, share, {}, 0, threading.Lock()
         tap, disk, path = 'tap-' + name, '%s/%s.disk' % (share, name), '%s/%s.' % (share, name)
         run('ip', 'tuntap', 'add', tap, 'mode', 'tap')
         run('ip', 'addr', 'add', HOST, 'peer', address, 'dev', tap)
@@ -130,37 +130,36 @@ class Guest:
         with self.one:
             if id in self.disks:
                 return
-            own = file is None
-            if own:
-                file = '%s/%s.raw' % (self.share, id)
-                with open(file, 'ab') as disk:
-                    disk.truncate(size)
-            self.disks[id] = file if own else None
-        name = 'disk-' + id
-        self.qmp.ask('blockdev-add', **{'driver': 'raw', 'node-name': name[:31], 'discard': 'unmap', 'file': {
+            self.plugged += 1
+            # QEMU allows 31 characters.
+            node = self.disks[id] = 'disk%d' % self.plugged
+        if file is None:
+            file = '%s/%s.raw' % (self.share, node)
+            with open(file, 'xb') as disk:
+                disk.truncate(size)
+        self.qmp.ask('blockdev-add', **{'driver': 'raw', 'node-name': node, 'discard': 'unmap', 'file': {
             'driver': 'file', 'filename': file, 'cache': {'no-flush': True, 'direct': False}}})
         device = {'driver': 'virtio-blk-pci'} if bus == 'virtio' else {'driver': 'scsi-hd', 'bus': 'scsi.0'}
         try:
-            self.qmp.ask('device_add', drive=name[:31], id=name, serial=serial, **device)
+            self.qmp.ask('device_add', drive=node, id=node, serial=serial, **device)
         except RuntimeError:
-            self.qmp.ask('blockdev-del', **{'node-name': name[:31]})
+            self.qmp.ask('blockdev-del', **{'node-name': node})
             self.disks.pop(id)
             raise
 
     def grow(self, id, size):
-        self.qmp.ask('block_resize', **{'node-name': ('disk-' + id)[:31], 'size': size})
+        self.qmp.ask('block_resize', **{'node-name': self.disks[id], 'size': size})
 
     def unplug(self, id):
-        name = 'disk-' + id
         with self.one:
-            if id not in self.disks:
-                return
-            file = self.disks.pop(id)
-        self.qmp.ask('device_del', id=name)
-        self.qmp.gone(name)
-        self.qmp.ask('blockdev-del', **{'node-name': name[:31]})
-        if file:
-            os.unlink(file)
+            node = self.disks.pop(id, None)
+        if node is None:
+            return
+        self.qmp.ask('device_del', id=node)
+        self.qmp.gone(node)
+        self.qmp.ask('blockdev-del', **{'node-name': node})
+        if os.path.exists('%s/%s.raw' % (self.share, node)):
+            os.unlink('%s/%s.raw' % (self.share, node))
 
     def end(self):
         for process in [self.process] + self.files:
@@ -298,7 +297,7 @@ def main(command):
         stage = Stage(share)
         serve(stage)
         script = prelude(share) + 'dmesg -w >%s/a.kmsg 2>/dev/null &\ncd %s\n%s </dev/null >/dev/console 2>&1\n' \
-            'echo $? >%s/a.rc\nsync\nbusybox poweroff -f\n' % (share, shlex.quote(os.getcwd()), shlex.join(command), share)
+            'echo $? >%s/a.rc\nbusybox poweroff -f -n\n' % (share, shlex.quote(os.getcwd()), shlex.join(command), share)
         stage.first = Guest('a', '10.77.0.2', int(os.environ.get('GUEST_MEMORY', 3072)), share, script)
         limit = threading.Timer(float(os.environ.get('GUEST_SECONDS', 900)), stage.first.process.kill)
         limit.start()

@@ -1,6 +1,6 @@
 //! Disks that are plugged while the driver runs, as Nova has QEMU do it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,7 +15,7 @@ use e2e::requests::{self as ask, MIB};
 use e2e::scratch::Scratch;
 use tonic::{Code, Status};
 
-use super::{sys, timed};
+use super::{sys, timed, until};
 
 const MIB_U: u64 = 1 << 20;
 
@@ -73,7 +73,7 @@ fn uuid() -> String {
 }
 
 /// The name of the disk that is mounted on a path.
-fn disk_of(path: &std::path::Path) -> Result<String> {
+fn disk_of(path: &Path) -> Result<String> {
     let table = std::fs::read_to_string("/proc/self/mounts")?;
     let line = table.lines().find(|line| line.contains(&format!(" {} ", path.display())));
     Ok(line.and_then(|line| line.split(' ').next()).context("not mounted")?.to_owned())
@@ -168,6 +168,9 @@ async fn a_wrong_disk_is_refused() -> Result<()> {
         Disk::plug(&format!("{twice}-a"), &twice, "virtio", 64 * MIB_U)?,
         Disk::plug(&format!("{twice}-b"), &twice, "scsi", 64 * MIB_U)?,
     ];
+    // The kernel has seen them all.
+    let seen = |id: &str| provisioners::cinder::disks::with_serial(Path::new("/sys"), id).len();
+    until("the disks appear", || Ok(seen(&small) == 1 && seen(&twice) == 2)).await?;
     let answers = tokio::join!(
         node.stage(&small, 128 * MIB_U, "ext4"),
         node.stage(&other, 64 * MIB_U, "ext4"),
