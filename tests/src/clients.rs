@@ -39,14 +39,14 @@ impl Clients {
         })
     }
 
-    /// Connects, and waits up to ten seconds until Probe says ready.
+    /// Connects, and waits up to a minute until Probe says ready.
     pub async fn ready(socket: &Path) -> anyhow::Result<Self> {
         let begun = std::time::Instant::now();
         loop {
             let clients = Self::lazy(socket)?;
             match clients.identity.clone().probe(pb::ProbeRequest {}).await {
                 Ok(_) => return Ok(clients),
-                Err(status) if begun.elapsed() > Duration::from_secs(10) => {
+                Err(status) if begun.elapsed() > Duration::from_secs(60) => {
                     anyhow::bail!("{} is not ready: {status}", socket.display())
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,

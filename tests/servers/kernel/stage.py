@@ -230,7 +230,10 @@ class Stage:
         self.first.unplug(id)
 
     def boot(self):
-        self.shell = self.shell or Shell()
+        if self.shell:
+            # A guest that was killed has asked there for its next line.
+            self.shell.listener.close()
+        self.shell = Shell()
         lines = 'while exec 3<>/dev/tcp/%s/%d; do read -r line <&3; out=$(bash -c "$line" 2>&1 | base64 -w0; exit ${PIPESTATUS[0]}); ' \
                 'printf "%%s\\n%%s\\n" $? "$out" >&3; exec 3>&-; done\n' % (HOST, SHELL)
         self.second = Guest('b', '10.77.0.3', 1024, self.share, prelude(self.share) + lines)

@@ -174,7 +174,11 @@ class Lab:
             except OSError:
                 pass
             if self.processes[name].poll() is not None or time.monotonic() > end:
-                tail = open('%s/log/%s.out' % (self.dir, name)).read()[-3000:]
+                if self.processes[name].poll() is None:
+                    # It says where it hangs (serve.py).
+                    self.processes[name].send_signal(signal.SIGUSR1)
+                    time.sleep(1)
+                tail = open('%s/log/%s.out' % (self.dir, name)).read()[-6000:]
                 raise SystemExit('%s does not answer: %s' % (name, tail))
             time.sleep(0.05)
 

@@ -2,6 +2,7 @@
 
 serve.py NAME PORT, with its configuration in the directory CONFIG. NAME: keystone, placement, cinder, nova, or network,
 which answers what Nova asks Neutron with nothing."""
+import faulthandler
 import os
 import shlex
 import signal
@@ -15,6 +16,7 @@ os.environ['OS_NOVA_CONFIG_FILES'] = 'nova-api-paste.ini;nova.conf'
 os.environ['OS_CINDER_DISABLE_EVENTLET_PATCHING'] = '1'
 os.environ['OS_NOVA_DISABLE_EVENTLET_PATCHING'] = '1'
 sys.argv = [NAME]
+faulthandler.register(signal.SIGUSR1)
 running = []
 
 

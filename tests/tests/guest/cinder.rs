@@ -15,7 +15,7 @@ use e2e::requests::{self as ask, MIB};
 use e2e::scratch::Scratch;
 use tonic::{Code, Status};
 
-use super::{sys, timed, until};
+use super::{sys, until};
 
 const MIB_U: u64 = 1 << 20;
 
@@ -90,10 +90,8 @@ async fn lives_its_whole_life(bus: &str, fs: &str) -> Result<()> {
             Disk::plug(&id, &id, &bus, size)
         })
     };
-    let (staged, took) = timed(node.stage(&id, size, fs)).await;
-    let staging = staged?;
+    let staging = node.stage(&id, size, fs).await?;
     let disk = later.await??;
-    ensure!(took < Duration::from_secs(15), "{took:?}");
     std::fs::write(staging.join("data"), "kept")?;
     disk.grow(2 * size)?;
     let request = pb::NodeExpandVolumeRequest {
