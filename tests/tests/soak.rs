@@ -1,0 +1,81 @@
+//! Pods with volumes of all four backends, while their servers are killed, stopped, cut off, filled and slowed, and the
+//! driver is killed again and again. At the end nothing is left of any of them, and no byte was wrong on the way.
+//!
+//! Run in a guest, by `scripts/test-kernel soak`. `SOAK_SECONDS` (default 1800) says how long, `SOAK_SEED` which faults and
+//! which pods; the report is written as JSON and printed as a table.
+
+#[path = "soak/calls.rs"]
+mod calls;
+#[path = "soak/checks.rs"]
+mod checks;
+#[path = "soak/faults.rs"]
+mod faults;
+#[path = "soak/pods.rs"]
+mod pods;
+#[path = "soak/report.rs"]
+mod report;
+#[path = "soak/world.rs"]
+mod world;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use e2e::random::Random;
+
+use calls::Caller;
+use report::Report;
+use world::{BACKENDS, World};
+
+/// Pods that live at the same time on each backend.
+const PODS: u64 = 2;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn soak() -> Result<()> {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let (seed, seconds) = (number("SOAK_SEED").unwrap_or(clock), number("SOAK_SECONDS").unwrap_or(1800));
+    println!("soak: seed {seed}, {seconds} s");
+    let Some(world) = World::start().await? else { return Ok(()) };
+    let (world, report) = (Arc::new(world), Arc::new(Report::new(seed, seconds)));
+    let ran = run(&world, &report, seed, Duration::from_secs(seconds)).await;
+    world.heal().await.context("healing the servers")?;
+    let clean = match &ran {
+        Ok(()) => checks::nothing_is_left(&world).await,
+        Err(_) => Ok(()),
+    };
+    let flat = report.memory_is_flat();
+    report.write(&e2e::control::server_dir().join("report.json"))?;
+    println!("{report}");
+    let log = || format!("seed {seed}; the driver's log ends:\n{}", world.log_tail());
+    ran.and(clean).and(flat).with_context(log)
+}
+
+/// The pods, the faults and the kills, until the time is over and all pods have ended.
+async fn run(world: &Arc<World>, report: &Arc<Report>, seed: u64, time: Duration) -> Result<()> {
+    let end = Instant::now() + time;
+    let mut tasks = tokio::task::JoinSet::new();
+    for (index, backend) in BACKENDS.into_iter().enumerate() {
+        for pod in 0..PODS {
+            let random = Random::new(seed.wrapping_mul(31) + index as u64 * PODS + pod);
+            let caller = Caller::new(world, report, backend).await?;
+            tasks.spawn(pods::live(caller, random, format!("{backend}-{pod}"), end));
+        }
+    }
+    tasks.spawn(faults::kill_drivers(world.clone(), report.clone(), Random::new(seed ^ 1), end));
+    tasks.spawn(faults::harm_servers(world.clone(), report.clone(), Random::new(seed ^ 2), end));
+    let mut ran = Ok(());
+    while let Some(done) = tasks.join_next().await {
+        let done = done.context("a task panicked").flatten();
+        if done.is_err() && ran.is_ok() {
+            // The others end at their next step.
+            world.stopped.store(true, Ordering::Relaxed);
+            ran = done;
+        }
+    }
+    ran
+}

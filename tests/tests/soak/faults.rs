@@ -1,0 +1,229 @@
+//! The plan of faults, which follows from the seed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use e2e::control;
+use e2e::random::Random;
+
+use crate::report::Report;
+use crate::world::World;
+
+/// A fault: how it begins and how it ends.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// The server is killed and started again.
+    Kill(Server),
+    /// It is stopped for some seconds.
+    Stop(Server),
+    /// It is stopped for a moment again and again.
+    Slow(Server),
+    /// Its network is cut for some seconds.
+    CutNfs,
+    /// There is no room.
+    FillNfs,
+    FillLocal,
+    FillRbd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Server {
+    Nfs,
+    Osd(u32),
+    Mon,
+    Keystone,
+    Cinder,
+    Nova,
+}
+
+/// Nova cannot go on with what it was at when it is killed, so it is only stopped and slowed.
+const FAULTS: [Fault; 18] = [
+    Fault::Kill(Server::Nfs),
+    Fault::Kill(Server::Osd(0)),
+    Fault::Kill(Server::Osd(1)),
+    Fault::Kill(Server::Mon),
+    Fault::Kill(Server::Keystone),
+    Fault::Kill(Server::Cinder),
+    Fault::Stop(Server::Nfs),
+    Fault::Stop(Server::Osd(0)),
+    Fault::Stop(Server::Mon),
+    Fault::Stop(Server::Cinder),
+    Fault::Stop(Server::Nova),
+    Fault::Slow(Server::Nfs),
+    Fault::Slow(Server::Osd(1)),
+    Fault::Slow(Server::Cinder),
+    Fault::CutNfs,
+    Fault::FillNfs,
+    Fault::FillLocal,
+    Fault::FillRbd,
+];
+
+impl World {
+    fn signal(&self, server: Server, signal: &str) -> Result<()> {
+        match server {
+            Server::Nfs => self.nfs.tell(&format!("signal {signal}")),
+            Server::Osd(number) => self.ceph.tell(&format!("signal osd.{number} {signal}")),
+            Server::Mon => self.ceph.tell(&format!("signal mon.a {signal}")),
+            Server::Keystone => self.cloud.tell(&format!("signal keystone {signal}")),
+            Server::Cinder => self.cloud.tell(&format!("signal cinder {signal}")),
+            Server::Nova => self.cloud.tell(&format!("signal nova {signal}")),
+        }
+    }
+
+    fn start_server(&self, server: Server) -> Result<()> {
+        match server {
+            Server::Nfs => self.nfs.tell("start"),
+            Server::Osd(number) => self.ceph.tell(&format!("start osd.{number}")),
+            Server::Mon => self.ceph.tell("start mon.a"),
+            Server::Keystone => self.cloud.tell("start keystone"),
+            Server::Cinder => self.cloud.tell("start cinder"),
+            Server::Nova => self.cloud.tell("start nova"),
+        }
+    }
+
+    /// Ceph has seen the end of a fault.
+    fn settle(&self, server: Server) -> Result<()> {
+        match server {
+            Server::Osd(_) | Server::Mon => self.ceph.tell("healthy"),
+            _ => Ok(()),
+        }
+    }
+
+    fn fill_local(&self) -> Result<()> {
+        let root = self.scratch.path().join("volumes");
+        let fs = rustix::fs::statvfs(&root)?;
+        let file = std::fs::File::create(Self::filling(&root))?;
+        // A little less than all, which others may have taken meanwhile.
+        let bytes = (fs.f_bavail * fs.f_frsize).saturating_sub(8 << 20);
+        let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes.max(1));
+        Ok(())
+    }
+
+    /// On the machine below; the end of the room is no failure.
+    fn fill_nfs(&self) -> Result<()> {
+        let file = format!("of={}", Self::filling(&self.share));
+        control::run(&["dd", "if=/dev/zero", &file, "bs=1M", "count=2000"], &[]).map(drop)
+    }
+
+    fn inflict(&self, fault: Fault, hold: Duration) -> Result<()> {
+        let wait = || std::thread::sleep(hold);
+        match fault {
+            Fault::Kill(server) => {
+                self.signal(server, "KILL")?;
+                wait();
+                self.start_server(server)?;
+                self.settle(server)
+            }
+            Fault::Stop(server) => {
+                self.signal(server, "STOP")?;
+                wait();
+                self.signal(server, "CONT")?;
+                self.settle(server)
+            }
+            Fault::Slow(server) => {
+                let begun = Instant::now();
+                while begun.elapsed() < hold {
+                    self.signal(server, "STOP")?;
+                    std::thread::sleep(Duration::from_millis(200));
+                    self.signal(server, "CONT")?;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Ok(())
+            }
+            Fault::CutNfs => {
+                self.nfs.tell("cut")?;
+                wait();
+                self.nfs.tell("mend")
+            }
+            Fault::FillNfs => {
+                self.fill_nfs()?;
+                wait();
+                control::run(&["rm", "-f", &Self::filling(&self.share)], &[]).map(drop)
+            }
+            Fault::FillLocal => {
+                self.fill_local()?;
+                wait();
+                Ok(std::fs::remove_file(Self::filling(&self.scratch.path().join("volumes")))?)
+            }
+            Fault::FillRbd => {
+                let quota = |objects| {
+                    self.ceph.run("ceph", &["osd", "pool", "set-quota", "rbd", "max_objects", objects])
+                };
+                quota("1")?;
+                wait();
+                quota("0").map(drop)
+            }
+        }
+    }
+}
+
+impl Fault {
+    fn name(self) -> String {
+        let server = |server: Server| format!("{server:?}").to_lowercase();
+        match self {
+            Self::Kill(it) => format!("kill {}", server(it)),
+            Self::Stop(it) => format!("stop {}", server(it)),
+            Self::Slow(it) => format!("slow {}", server(it)),
+            Self::CutNfs => "cut nfs".into(),
+            Self::FillNfs => "fill nfs".into(),
+            Self::FillLocal => "fill local".into(),
+            Self::FillRbd => "fill rbd".into(),
+        }
+    }
+}
+
+fn milliseconds(random: &mut Random, from: usize, to: usize) -> Duration {
+    Duration::from_millis(u64::try_from(from + random.below(to - from)).unwrap_or(1000))
+}
+
+/// One fault after the other, with a little peace in between.
+pub async fn harm_servers(
+    world: Arc<World>,
+    report: Arc<Report>,
+    mut random: Random,
+    end: Instant,
+) -> Result<()> {
+    while Instant::now() < end && !world.is_stopped() {
+        let (fault, hold) = (FAULTS[random.below(FAULTS.len())], milliseconds(&mut random, 500, 7000));
+        let peace = milliseconds(&mut random, 500, 4000);
+        report.fault(&fault.name());
+        let it = world.clone();
+        let work = move || {
+            let drained = matches!(fault, Fault::Kill(Server::Cinder)).then(|| it.cinder.blocking_write());
+            let done = it.inflict(fault, hold);
+            drop(drained);
+            done
+        };
+        tokio::task::spawn_blocking(work).await??;
+        tokio::time::sleep(peace).await;
+    }
+    Ok(())
+}
+
+/// SIGKILL to the driver, again and again, and how much memory it had.
+pub async fn kill_drivers(
+    world: Arc<World>,
+    report: Arc<Report>,
+    mut random: Random,
+    end: Instant,
+) -> Result<()> {
+    while Instant::now() < end && !world.is_stopped() {
+        tokio::time::sleep(milliseconds(&mut random, 3000, 15000)).await;
+        report.life(peak(&world.pid().to_string())?);
+        report.fault("kill driver");
+        let it = world.clone();
+        tokio::task::spawn_blocking(move || it.restart()).await??;
+    }
+    Ok(())
+}
+
+/// The largest resident size of a process so far, in KiB (proc_pid_status(5), `VmHWM`).
+fn peak(pid: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(PathBuf::from("/proc").join(pid).join("status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
+    ensure!(peak > 0, "the driver has ended by itself");
+    Ok(peak)
+}

@@ -1,0 +1,325 @@
+//! Pods one after the other, each with a volume whose every byte is known.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use csi_proto::v1 as pb;
+use e2e::random::Random;
+use e2e::requests::{self as ask, MIB};
+
+use crate::calls::Caller;
+
+const GIB: i64 = 1024 * MIB;
+/// How long a pod waits for room, or for a server that hangs under its file system.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How a volume is asked for.
+#[derive(Clone)]
+struct Shape {
+    capability: pb::VolumeCapability,
+    parameters: BTreeMap<String, String>,
+    size: i64,
+    /// Its size is a limit.
+    sized: bool,
+}
+
+fn shape(backend: &str, random: &mut Random) -> Shape {
+    let (fs, size, parameters): (&str, i64, &[(&str, &str)]) = match (backend, random.below(3)) {
+        ("nfs", _) => ("", 16 * MIB, &[]),
+        ("local", 0) => ("ext4", 64 * MIB, &[("type", "file"), ("thick", "true")]),
+        ("local", 1) => ("block", 16 * MIB, &[("thick", "true")]),
+        ("local", _) => ("", 16 * MIB, &[("type", "directory")]),
+        ("rbd", 0) => ("ext4", 64 * MIB, &[]),
+        ("rbd", 1) => ("xfs", 320 * MIB, &[]),
+        ("rbd", _) => ("block", 16 * MIB, &[]),
+        (_, 0) => ("ext4", GIB, &[]),
+        (_, 1) => ("xfs", GIB, &[]),
+        (..) => ("block", GIB, &[]),
+    };
+    let capability = if fs == "block" { ask::block() } else { ask::mount(fs) };
+    let parameters = parameters.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Shape { capability, parameters, size, sized: !fs.is_empty() }
+}
+
+/// A volume that a pod has.
+struct Pod {
+    name: String,
+    volume: pb::Volume,
+    shape: Shape,
+    staging: PathBuf,
+    target: PathBuf,
+}
+
+/// Pods until the time is over; the last one is taken down in order.
+pub async fn live(caller: Caller, mut random: Random, name: String, end: Instant) -> Result<()> {
+    let mut number = 0;
+    while Instant::now() < end && !caller.world.is_stopped() {
+        number += 1;
+        let name = format!("{name}-{number}");
+        caller.pod(&name, &mut random, end).await.with_context(|| format!("pod {name}"))?;
+    }
+    Ok(())
+}
+
+impl Caller {
+    fn is_attached(&self) -> bool {
+        matches!(self.backend, "rbd" | "cinder")
+    }
+
+    /// One pod's life.
+    async fn pod(&self, name: &str, random: &mut Random, end: Instant) -> Result<()> {
+        let shape = shape(self.backend, random);
+        let mut pod = self.create(name, shape, None).await?;
+        self.mount(&pod).await?;
+        let mut data = content(random);
+        self.write(&pod, &data).await?;
+        for step in 0..random.below(5) {
+            if Instant::now() > end {
+                break;
+            }
+            match random.below(6) {
+                0 | 1 => {
+                    self.unmount(&pod).await?;
+                    self.mount(&pod).await?;
+                }
+                2 => self.check_snapshot(&pod, &data, step).await?,
+                3 => self.check_clone(&pod, &data, step).await?,
+                4 => self.grow(&mut pod).await?,
+                _ => {
+                    data = content(random);
+                    self.write(&pod, &data).await?;
+                }
+            }
+            self.check(&pod, &data).await?;
+        }
+        self.unmount(&pod).await?;
+        self.delete(&pod.volume.volume_id).await?;
+        self.report().pod();
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        name: &str,
+        shape: Shape,
+        source: Option<pb::VolumeContentSource>,
+    ) -> Result<Pod> {
+        let mut request = ask::create(name, shape.size, shape.capability.clone());
+        request.parameters.clone_from(&shape.parameters);
+        request.volume_content_source = source;
+        let answer = self
+            .call("CreateVolume", |c| {
+                let (mut controller, request) = (c.controller, request.clone());
+                async move { controller.create_volume(request).await }
+            })
+            .await?;
+        let dir = self.world.scratch.path().join("kubelet").join(name);
+        let volume = answer.volume.context("no volume")?;
+        Ok(Pod { name: name.into(), volume, shape, staging: dir.join("staging"), target: dir.join("target") })
+    }
+
+    async fn mount(&self, pod: &Pod) -> Result<()> {
+        let id = &pod.volume.volume_id;
+        std::fs::create_dir_all(&pod.staging)?;
+        let mut stage = ask::stage(id, &pod.staging, pod.shape.capability.clone());
+        stage.volume_context.clone_from(&pod.volume.volume_context);
+        if self.is_attached() {
+            let request = ask::attach(id, &self.node, pod.shape.capability.clone());
+            let attached = self
+                .call("ControllerPublishVolume", |c| {
+                    let (mut controller, request) = (c.controller, request.clone());
+                    async move { controller.controller_publish_volume(request).await }
+                })
+                .await?;
+            stage.publish_context = attached.publish_context;
+        }
+        self.call("NodeStageVolume", |c| {
+            let (mut node, request) = (c.node, stage.clone());
+            async move { node.node_stage_volume(request).await }
+        })
+        .await?;
+        let request = ask::publish(id, &pod.staging, &pod.target, pod.shape.capability.clone());
+        self.call("NodePublishVolume", |c| {
+            let (mut node, request) = (c.node, request.clone());
+            async move { node.node_publish_volume(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn unmount(&self, pod: &Pod) -> Result<()> {
+        let id = &pod.volume.volume_id;
+        let request = ask::unpublish(id, &pod.target);
+        self.call("NodeUnpublishVolume", |c| {
+            let (mut node, request) = (c.node, request.clone());
+            async move { node.node_unpublish_volume(request).await }
+        })
+        .await?;
+        let request = ask::unstage(id, &pod.staging);
+        self.call("NodeUnstageVolume", |c| {
+            let (mut node, request) = (c.node, request.clone());
+            async move { node.node_unstage_volume(request).await }
+        })
+        .await?;
+        ensure!(!pod.target.exists(), "{} is still there", pod.target.display());
+        if self.is_attached() {
+            let request = ask::detach(id, &self.node);
+            self.call("ControllerUnpublishVolume", |c| {
+                let (mut controller, request) = (c.controller, request.clone());
+                async move { controller.controller_unpublish_volume(request).await }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, id: &str) -> Result<()> {
+        let request = ask::delete(id);
+        self.call("DeleteVolume", |c| {
+            let (mut controller, request) = (c.controller, request.clone());
+            async move { controller.delete_volume(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// A snapshot, and a volume restored of it, have the data.
+    async fn check_snapshot(&self, pod: &Pod, data: &Arc<Vec<u8>>, step: usize) -> Result<()> {
+        let request = ask::snapshot(&pod.volume.volume_id, &format!("{}-snapshot-{step}", pod.name));
+        let taken = self
+            .call("CreateSnapshot", |c| {
+                let (mut controller, request) = (c.controller, request.clone());
+                async move { controller.create_snapshot(request).await }
+            })
+            .await?;
+        let id = taken.snapshot.context("no snapshot")?.snapshot_id;
+        self.check_copy(pod, data, &format!("{}-restore-{step}", pod.name), ask::from_snapshot(&id)).await?;
+        let request = ask::delete_snapshot(&id);
+        self.call("DeleteSnapshot", |c| {
+            let (mut controller, request) = (c.controller, request.clone());
+            async move { controller.delete_snapshot(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn check_clone(&self, pod: &Pod, data: &Arc<Vec<u8>>, step: usize) -> Result<()> {
+        let source = ask::from_volume(&pod.volume.volume_id);
+        self.check_copy(pod, data, &format!("{}-clone-{step}", pod.name), source).await
+    }
+
+    async fn check_copy(
+        &self,
+        pod: &Pod,
+        data: &Arc<Vec<u8>>,
+        name: &str,
+        source: Option<pb::VolumeContentSource>,
+    ) -> Result<()> {
+        let copy = self.create(name, pod.shape.clone(), source).await?;
+        self.mount(&copy).await?;
+        self.check(&copy, data).await?;
+        self.unmount(&copy).await?;
+        self.delete(&copy.volume.volume_id).await
+    }
+
+    /// At the controller, then on the node.
+    async fn grow(&self, pod: &mut Pod) -> Result<()> {
+        let (id, size) = (pod.volume.volume_id.clone(), pod.shape.size * 2);
+        if size > 2 * GIB {
+            return Ok(());
+        }
+        let request = ask::expand(&id, size);
+        let grown = self
+            .call("ControllerExpandVolume", |c| {
+                let (mut controller, request) = (c.controller, request.clone());
+                async move { controller.controller_expand_volume(request).await }
+            })
+            .await?;
+        let request = pb::NodeExpandVolumeRequest {
+            volume_id: id.clone(),
+            volume_path: pod.target.display().to_string(),
+            staging_target_path: pod.staging.display().to_string(),
+            capacity_range: ask::at_least(grown.capacity_bytes),
+            ..pb::NodeExpandVolumeRequest::default()
+        };
+        self.call("NodeExpandVolume", |c| {
+            let (mut node, request) = (c.node, request.clone());
+            async move { node.node_expand_volume(request).await }
+        })
+        .await?;
+        pod.shape.size = size;
+        let request = pb::NodeGetVolumeStatsRequest {
+            volume_id: id,
+            volume_path: pod.target.display().to_string(),
+            ..pb::NodeGetVolumeStatsRequest::default()
+        };
+        let stats = self
+            .call("NodeGetVolumeStats", |c| {
+                let (mut node, request) = (c.node, request.clone());
+                async move { node.node_get_volume_stats(request).await }
+            })
+            .await?;
+        let bytes = stats.usage.iter().find(|u| u.unit() == pb::volume_usage::Unit::Bytes);
+        let total = bytes.context("no bytes")?.total;
+        ensure!(!pod.shape.sized || total > size * 3 / 4, "{total} bytes after growing to {size}");
+        Ok(())
+    }
+
+    /// Writes durably; no room is waited for.
+    async fn write(&self, pod: &Pod, data: &Arc<Vec<u8>>) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let (path, create, bytes) = (file_of(pod), !is_block(pod), data.clone());
+            let write = move || {
+                let mut file = std::fs::OpenOptions::new().write(true).create(create).open(&path)?;
+                file.write_all(&bytes)?;
+                file.sync_all()
+            };
+            match tokio::task::spawn_blocking(write).await? {
+                Ok(()) => return Ok(()),
+                Err(e) if is_full(&e) && begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                Err(e) => bail!("writing {}: {e}", file_of(pod).display()),
+            }
+        }
+    }
+
+    /// Every byte is as it was written.
+    async fn check(&self, pod: &Pod, data: &Arc<Vec<u8>>) -> Result<()> {
+        let (path, length) = (file_of(pod), data.len());
+        let read = move || {
+            let mut found = vec![0; length];
+            std::fs::File::open(&path)?.read_exact(&mut found).map(|()| found)
+        };
+        let found = tokio::task::spawn_blocking(read).await?;
+        let found = found.with_context(|| format!("reading {}", file_of(pod).display()))?;
+        ensure!(found == **data, "{} has other data than was written", file_of(pod).display());
+        self.report().checksum();
+        Ok(())
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+fn is_block(pod: &Pod) -> bool {
+    matches!(pod.shape.capability.access_type, Some(pb::volume_capability::AccessType::Block(_)))
+}
+
+fn file_of(pod: &Pod) -> PathBuf {
+    let target: &Path = &pod.target;
+    if is_block(pod) { target.to_owned() } else { target.join("data") }
+}
+
+/// Up to two MiB that no run of zeros or pattern could be taken for.
+fn content(random: &mut Random) -> Arc<Vec<u8>> {
+    let words = 8192 + random.below(1 << 18);
+    Arc::new((0..words).flat_map(|_| random.next().to_le_bytes()).collect())
+}

@@ -1,0 +1,160 @@
+//! The servers, and the driver with all four backends as a process that can be killed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+use csi_driver::config::Config;
+use e2e::ceph::Ceph;
+use e2e::clients::Clients;
+use e2e::control;
+use e2e::drivers::{Process, local_config};
+use e2e::kubernetes::Api;
+use e2e::nfs::Nfs;
+use e2e::openstack::OpenStack;
+use e2e::scratch::Scratch;
+
+/// In the order of the configuration.
+pub const BACKENDS: [&str; 4] = ["local", "rbd", "nfs", "cinder"];
+/// Whose the volumes are.
+pub const OWNER: &str = "soak";
+/// Storage daemons of the Ceph cluster.
+pub const OSDS: u32 = 2;
+
+pub struct World {
+    pub ceph: Ceph,
+    pub nfs: Nfs,
+    /// The NFS share, as a directory of the machine below.
+    pub share: PathBuf,
+    pub cloud: &'static OpenStack,
+    pub scratch: Scratch,
+    /// Set when a pod has failed.
+    pub stopped: AtomicBool,
+    /// Held by Cinder's requests; its restart waits for them, for it cannot go on with what it was at.
+    pub cinder: tokio::sync::RwLock<()>,
+    config: String,
+    sockets: Vec<PathBuf>,
+    driver: Mutex<Process>,
+    _nodes: Api,
+}
+
+/// The part of a configuration that is about its backend.
+fn backend(config: &str) -> Result<&str> {
+    config.split_once("backends:\n").map(|(_, rest)| rest).context("no backends")
+}
+
+/// A file system of its own for local volumes, so that it can be filled.
+fn own_root(scratch: &Scratch) -> Result<()> {
+    let root = scratch.path().join("volumes");
+    std::fs::create_dir(&root)?;
+    let file = scratch.path().join("root.img");
+    std::fs::File::create(&file)?.set_len(3 << 30)?;
+    let (file, root) = (file.display().to_string(), root.display().to_string());
+    for command in [vec!["mkfs.ext4", "-q", &file], vec!["mount", "-o", "loop", &file, &root]] {
+        let output = Command::new(command[0]).args(&command[1..]).output()?;
+        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+impl World {
+    /// `None`: it cannot be here, and why is logged as a skip.
+    pub async fn start() -> Result<Option<Self>> {
+        let Some(cloud) = OpenStack::shared("soak")? else { return Ok(None) };
+        if !Nfs::possible("soak") {
+            return Ok(None);
+        }
+        let (ceph, nfs) = tokio::task::spawn_blocking(|| {
+            anyhow::Ok((Ceph::start(OSDS)?, Nfs::start("3,4", &[])?))
+        })
+        .await??;
+        let scratch = Scratch::new()?;
+        own_root(&scratch)?;
+        let nodes = Api::start(scratch.path(), "node-1").await?;
+        let (share, there) = nfs.share("soak")?;
+        let dir = scratch.path();
+        let rbd = ceph.config("soak", dir, "    callTimeoutSeconds: 10\n")?.text;
+        let server = cloud.node()?;
+        let cinder = cloud.config(OWNER, &server, dir, "", "");
+        let config = nodes.config()
+            + &local_config(dir, "")
+            + backend(&rbd)?
+            + backend(&nfs.config(dir, &share, "")?)?
+            + backend(&cinder)?;
+        let config = format!("helperProgram: {}\n{config}", e2e::drivers::binary("csi-driver")?.display());
+        let parsed = Config::parse(&config).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let sockets = parsed.backends.into_iter().map(|backend| backend.socket).collect();
+        let driver = Mutex::new(Process::start(dir, &config)?);
+        let it = Self {
+            ceph,
+            nfs,
+            share: there,
+            cloud,
+            scratch,
+            stopped: AtomicBool::new(false),
+            cinder: tokio::sync::RwLock::new(()),
+            config,
+            sockets,
+            driver,
+            _nodes: nodes,
+        };
+        for backend in BACKENDS {
+            Clients::ready(&it.socket(backend)).await.with_context(|| it.log_tail())?;
+        }
+        Ok(Some(it))
+    }
+
+    pub fn socket(&self, backend: &str) -> PathBuf {
+        let index = BACKENDS.iter().position(|name| *name == backend).unwrap_or(0);
+        self.sockets[index].clone()
+    }
+
+    fn driver(&self) -> MutexGuard<'_, Process> {
+        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.driver().pid()
+    }
+
+    pub fn log_tail(&self) -> String {
+        self.driver().log_tail()
+    }
+
+    /// SIGKILL, and a new process.
+    pub fn restart(&self) -> Result<()> {
+        let mut driver = self.driver();
+        driver.kill()?;
+        *driver = Process::start(self.scratch.path(), &self.config)?;
+        Ok(())
+    }
+
+    /// SIGTERM; the exit code.
+    pub fn terminate(&self) -> Result<Option<i32>> {
+        self.driver().terminate()
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// The file that fills a root or a share.
+    pub fn filling(root: &Path) -> String {
+        root.join(".filling").display().to_string()
+    }
+
+    /// All servers well again. Storage daemons start anew: see `forget_ghosts` in the crash test.
+    pub async fn heal(self: &std::sync::Arc<Self>) -> Result<()> {
+        let it = self.clone();
+        tokio::task::spawn_blocking(move || {
+            it.ceph.run("ceph", &["osd", "pool", "set-quota", "rbd", "max_objects", "0"])?;
+            it.ceph.restart_osds(OSDS)?;
+            control::run(&["rm", "-f", &Self::filling(&it.share)], &[])?;
+            let _ = std::fs::remove_file(Self::filling(&it.scratch.path().join("volumes")));
+            Ok(())
+        })
+        .await?
+    }
+}
