@@ -124,7 +124,9 @@ impl Process {
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<_> = text.lines().rev().take(30).collect();
+        // Not those of its libraries.
+        let of_calls = |line: &&str| line.contains(" csi_driver::") || line.contains(" provisioners::");
+        let lines: Vec<_> = text.lines().rev().filter(of_calls).take(30).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 }

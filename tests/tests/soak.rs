@@ -45,7 +45,7 @@ async fn soak() -> Result<()> {
     let ran = run(&world, &report, seed, Duration::from_secs(seconds)).await;
     world.heal().await.context("healing the servers")?;
     let clean = match &ran {
-        Ok(()) => checks::nothing_is_left(&world).await,
+        Ok(()) => at_last(&world, &report, seed).await,
         Err(_) => Ok(()),
     };
     let flat = report.memory_is_flat();
@@ -53,6 +53,15 @@ async fn soak() -> Result<()> {
     println!("{report}");
     let log = || format!("seed {seed}; the driver's log ends:\n{}", world.log_tail());
     ran.and(clean).and(flat).with_context(log)
+}
+
+/// One more pod on each backend, undisturbed; then nothing is left.
+async fn at_last(world: &Arc<World>, report: &Arc<Report>, seed: u64) -> Result<()> {
+    for backend in BACKENDS {
+        let caller = Caller::new(world, report, backend).await?;
+        caller.pod(&format!("{backend}-last"), &mut Random::new(seed), Instant::now()).await?;
+    }
+    checks::nothing_is_left(world, report).await
 }
 
 /// The pods, the faults and the kills, until the time is over and all pods have ended.

@@ -33,9 +33,11 @@ pub fn binds(device: &Path) -> Result<Vec<PathBuf>> {
     Ok(bound.into_iter().map(|m| m.target.into_owned()).collect())
 }
 
-/// The loop or rbd device that a mount shows, whether of its file system or of its node.
+/// The loop or rbd device that a mount shows, whether of its whole file system or of its node. A directory of a file
+/// system that happens to be on such a device is not the device's.
 pub fn shown_by(mount: &Mount<'_>) -> Option<PathBuf> {
-    let source = mounts::bound_device(mount).unwrap_or_else(|| PathBuf::from(&*mount.source));
+    let whole = || (mount.root == Path::new("/")).then(|| PathBuf::from(&*mount.source));
+    let source = mounts::bound_device(mount).or_else(whole)?;
     (is_loop(&source) || is_numbered(&source, "rbd")).then_some(source)
 }
 
@@ -47,4 +49,21 @@ pub fn is_loop(path: &Path) -> bool {
 fn is_numbered(path: &Path, kind: &str) -> bool {
     let name = path.strip_prefix("/dev").ok().and_then(Path::to_str);
     name.and_then(|name| name.strip_prefix(kind)).is_some_and(|rest| rest.parse::<u32>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_shown_by_its_file_system_and_its_node_only() {
+        let shown = |line: &str| {
+            let mounts = super::super::mountinfo::parse(line.as_bytes()).unwrap();
+            shown_by(&mounts[0])
+        };
+        assert_eq!(shown("1 2 7:3 / /a rw - ext4 /dev/loop3 rw"), Some("/dev/loop3".into()));
+        assert_eq!(shown("1 2 0:6 /rbd1 /a rw - devtmpfs dev rw"), Some("/dev/rbd1".into()));
+        assert_eq!(shown("1 2 7:3 /volumes/v /a rw - ext4 /dev/loop3 rw"), None, "a directory volume");
+        assert_eq!(shown("1 2 8:1 / /a rw - ext4 /dev/sda1 rw"), None);
+    }
 }

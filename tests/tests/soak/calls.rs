@@ -12,9 +12,9 @@ use crate::report::Report;
 use crate::world::World;
 
 /// No answer may take longer than this, whatever the servers do.
-const DEADLINE: Duration = Duration::from_secs(150);
+const DEADLINE: Duration = Duration::from_secs(120);
 /// How long a call is repeated.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// One backend's services.
 pub struct Caller {

@@ -86,8 +86,10 @@ impl Nfs {
         paths::make("staging_target_path", staging, paths::Kind::Directory)?;
         mounts::parse_options(flags)?;
         let base = self.base(volume, flags);
-        Self::make_home(&base)?;
+        make_dir(&self.home)?;
         let _one = paths::lock(&self.home)?;
+        // Whoever had the lock may have taken the directory away with the share's last volume.
+        make_dir(&base)?;
         ctx.stage("mounting the share");
         let mounted = self.mount_base(volume, flags, &base)?;
         if let Some(mount) = mounts::on(staging)?.pop() {
@@ -111,11 +113,6 @@ impl Nfs {
             )),
             other => other,
         })
-    }
-
-    fn make_home(base: &Path) -> Result<()> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(base);
-        made.map_err(|e| Error::io(format!("making {}", base.display()), e))
     }
 
     /// The share's mount, made when it is missing, and made anew when it is stale.
@@ -234,6 +231,11 @@ impl Nfs {
         kept.insert(path.to_owned(), (Instant::now(), stats.clone()));
         Ok(stats)
     }
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(path);
+    made.map_err(|e| Error::io(format!("making {}", path.display()), e))
 }
 
 fn split(options: &[String]) -> impl Iterator<Item = &str> {
