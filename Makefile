@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint deny docs bench fuzz build install-deps fmt clean
+.PHONY: help demo test test-kernel soak unit lint deny docs bench fuzz build install-deps fmt clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -15,6 +15,14 @@ demo: ## Install what is missing, build, and carry a volume through its whole li
 test: ## Install what is missing, and run every check and test, real kernel included
 	scripts/install-deps test
 	scripts/test
+
+test-kernel: ## The node's tests in a guest whose kernel has NFS, RBD and disks to be plugged
+	scripts/install-deps test
+	scripts/test-kernel
+
+soak: ## Pods on all backends while servers and drivers are killed (SOAK_SECONDS, default 1800; SOAK_SEED)
+	scripts/install-deps test
+	scripts/test-kernel soak
 
 unit: ## The tests that need neither root nor a server, in seconds once built
 	$(CARGO) test --locked -p csi-proto -p provisioners --lib --tests

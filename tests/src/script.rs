@@ -20,7 +20,10 @@ pub struct Script {
 }
 
 enum Process {
-    Here { lines: Mutex<(ChildStdin, BufReader<ChildStdout>)>, _child: Child },
+    Here {
+        lines: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
+        _child: Child,
+    },
     /// On the machine below this guest, with its number there.
     Below(Value),
 }

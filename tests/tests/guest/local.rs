@@ -41,10 +41,8 @@ async fn copies_share_blocks(fs: &str) -> Result<()> {
     let snapshot = s.snapshot(&id, "kept").await?.snapshot_id;
     let mut copies = Vec::new();
     for (name, source) in [("clone", ask::from_volume(&id)), ("restore", ask::from_snapshot(&snapshot))] {
-        let request = csi_proto::v1::CreateVolumeRequest {
-            volume_content_source: source,
-            ..s.create_request(name)
-        };
+        let request =
+            csi_proto::v1::CreateVolumeRequest { volume_content_source: source, ..s.create_request(name) };
         copies.push(s.make(request).await?.volume_id);
     }
     let taken = before.saturating_sub(free(&s.scratch)?);

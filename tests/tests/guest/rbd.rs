@@ -183,7 +183,8 @@ async fn a_node_that_dies_is_fenced_and_its_volume_moves() -> Result<()> {
     let (code, text) = volumectl(ceph, &namespace, &["lock", "recover", &spec, "--yes"])?;
     ensure!(code == 3 && text.contains("lives"), "{code}: {text}");
     second.kill();
-    let gone = || Ok(volumectl(ceph, &namespace, &["lock", "ls", "--image", &spec])?.1.contains("watch is gone"));
+    let gone =
+        || Ok(volumectl(ceph, &namespace, &["lock", "ls", "--image", &spec])?.1.contains("watch is gone"));
     until("the dead node's watch times out", gone).await?;
     let (code, text) = volumectl(ceph, &namespace, &["lock", "recover", &spec, "--yes"])?;
     ensure!(code == 0, "{code}: {text}");

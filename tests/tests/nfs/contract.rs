@@ -15,7 +15,8 @@ async fn subject(case: &str, server: &Nfs, more: &str) -> Result<Option<Subject>
     let scratch = Scratch::new()?;
     let (share, dir) = server.share(case)?;
     // The controller speaks NFS; the node binds, unless its kernel has NFS.
-    let local = if e2e::control::is_guest() { String::new() } else { format!(", localPath: {}", dir.display()) };
+    let local =
+        if e2e::control::is_guest() { String::new() } else { format!(", localPath: {}", dir.display()) };
     let config = server.config(scratch.path(), &share, &format!("{more}{local}"))?;
     let driver = InProcess::start(&config).await?;
     Ok(Some(Subject {

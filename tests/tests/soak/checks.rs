@@ -53,7 +53,8 @@ pub async fn nothing_is_left(world: &World, report: &Report) -> Result<()> {
 async fn listed(world: &World, backend: &str) -> Result<Vec<String>> {
     let mut controller = Clients::ready(&world.socket(backend)).await?.controller;
     let volumes = controller.list_volumes(pb::ListVolumesRequest::default()).await?.into_inner().entries;
-    let snapshots = controller.list_snapshots(pb::ListSnapshotsRequest::default()).await?.into_inner().entries;
+    let snapshots =
+        controller.list_snapshots(pb::ListSnapshotsRequest::default()).await?.into_inner().entries;
     let volumes = volumes.into_iter().filter_map(|entry| Some(entry.volume?.volume_id));
     Ok(volumes.chain(snapshots.into_iter().filter_map(|entry| Some(entry.snapshot?.snapshot_id))).collect())
 }
@@ -91,7 +92,8 @@ fn images(world: &World) -> Result<Vec<String>> {
         names.iter().filter_map(|it| it["name"].as_str().map(str::to_owned)).collect::<Vec<_>>()
     })? {
         let place = format!("rbd/{namespace}");
-        let text = world.ceph.run("rbd", &["ls", &place])? + &world.ceph.run("rbd", &["trash", "ls", &place])?;
+        let text =
+            world.ceph.run("rbd", &["ls", &place])? + &world.ceph.run("rbd", &["trash", "ls", &place])?;
         left.extend(text.lines().map(str::to_owned));
     }
     Ok(left)
@@ -100,7 +102,10 @@ fn images(world: &World) -> Result<Vec<String>> {
 fn directories(world: &World) -> Result<Vec<String>> {
     let share = world.share.display().to_string();
     let found = control::run(&["find", &share, "-mindepth", "1", "-not", "-type", "d"], &[])?;
-    let dirs = control::run(&["find", &share, "-mindepth", "1", "-maxdepth", "1", "-not", "-name", ".volumectl"], &[])?;
+    let dirs = control::run(
+        &["find", &share, "-mindepth", "1", "-maxdepth", "1", "-not", "-name", ".volumectl"],
+        &[],
+    )?;
     ensure!(found.code == 0 && dirs.code == 0, "{}{}", found.err, dirs.err);
     // What says of which version the layout is.
     let kept = |line: &&str| !line.ends_with("/.volumectl/layout.json");

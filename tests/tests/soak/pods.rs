@@ -111,12 +111,7 @@ impl Caller {
         Ok(())
     }
 
-    async fn create(
-        &self,
-        name: &str,
-        shape: Shape,
-        source: Option<pb::VolumeContentSource>,
-    ) -> Result<Pod> {
+    async fn create(&self, name: &str, shape: Shape, source: Option<pb::VolumeContentSource>) -> Result<Pod> {
         let mut request = ask::create(name, shape.size, shape.capability.clone());
         request.parameters.clone_from(&shape.parameters);
         request.volume_content_source = source;

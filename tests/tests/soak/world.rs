@@ -66,10 +66,9 @@ impl World {
         if !Nfs::possible("soak") {
             return Ok(None);
         }
-        let (ceph, nfs) = tokio::task::spawn_blocking(|| {
-            anyhow::Ok((Ceph::start(OSDS)?, Nfs::start("3,4", &[])?))
-        })
-        .await??;
+        let (ceph, nfs) =
+            tokio::task::spawn_blocking(|| anyhow::Ok((Ceph::start(OSDS)?, Nfs::start("3,4", &[])?)))
+                .await??;
         let scratch = Scratch::new()?;
         own_root(&scratch)?;
         let nodes = Api::start(scratch.path(), "node-1").await?;
