@@ -93,11 +93,6 @@ impl Second {
         }
         Ok(text.to_owned())
     }
-
-    /// Cuts its power.
-    pub fn kill(self) {
-        drop(self);
-    }
 }
 
 impl Drop for Second {

@@ -134,6 +134,16 @@ impl OpenStack {
         Ok(serde_json::from_value(answer[what].take())?)
     }
 
+    /// How many volumes the project `demo`, which has one at least, may have.
+    pub async fn set_quota(&self, volumes: i64) -> Result<()> {
+        let all = self.bare("demo").ask(Service::Volume, "volumes/detail?limit=1", None).await?;
+        let project = all["volumes"][0]["os-vol-tenant-attr:tenant_id"].as_str().context("no project")?;
+        let path = format!("os-quota-sets/{project}");
+        let quota = json!({"quota_set": {"volumes": volumes}});
+        self.bare("admin").put(Service::Volume, &path, quota).await.map(drop)?;
+        Ok(())
+    }
+
     /// Makes a server, booted from a volume; its id.
     pub async fn server(&self, name: &str) -> Result<String> {
         let bare = self.bare("demo");

@@ -85,6 +85,9 @@ class Qmp:
 class Guest:
     def __init__(self, name, address, memory, share, script):
         self.name, self.share, self.disks, self.plugged, self.one = name, share, {}, 0, threading.Lock()
+        # One at a time is plugged or unplugged: a guest that hears of another plug while it lets a device go is told twice
+        # to let that slot go, and the second time there may be a new device in it.
+        self.hot = threading.Lock()
         tap, disk, path = 'tap-' + name, '%s/%s.disk' % (share, name), '%s/%s.' % (share, name)
         run('ip', 'tuntap', 'add', tap, 'mode', 'tap')
         run('ip', 'addr', 'add', HOST, 'peer', address, 'dev', tap)
@@ -139,13 +142,27 @@ class Guest:
                 disk.truncate(size)
         self.qmp.ask('blockdev-add', **{'driver': 'raw', 'node-name': node, 'discard': 'unmap', 'file': {
             'driver': 'file', 'filename': file, 'cache': {'no-flush': True, 'direct': False}}})
-        device = {'driver': 'virtio-blk-pci'} if bus == 'virtio' else {'driver': 'scsi-hd', 'bus': 'scsi.0'}
+        device = {'drive': node, 'id': node, 'serial': serial, 'driver': 'virtio-blk-pci'}
+        if bus == 'scsi':
+            device.update(driver='scsi-hd', bus='scsi.0')
         try:
-            self.qmp.ask('device_add', drive=node, id=node, serial=serial, **device)
+            with self.hot:
+                self.qmp.ask('device_add', **device)
+                if bus == 'virtio':
+                    self._seen(node)
         except RuntimeError:
             self.qmp.ask('blockdev-del', **{'node-name': node})
             self.disks.pop(id)
             raise
+
+    def _seen(self, node):
+        """The guest has given the device its addresses."""
+        for _ in range(1000):
+            found = [it for bus in self.qmp.ask('query-pci') for it in bus['devices'] if it['qdev_id'] == node]
+            if found and any(region['address'] < 1 << 63 for region in found[0]['regions']):
+                return
+            time.sleep(0.02)
+        raise RuntimeError('the guest does not see %s' % node)
 
     def grow(self, id, size):
         self.qmp.ask('block_resize', **{'node-name': self.disks[id], 'size': size})
@@ -155,8 +172,9 @@ class Guest:
             node = self.disks.pop(id, None)
         if node is None:
             return
-        self.qmp.ask('device_del', id=node)
-        self.qmp.gone(node)
+        with self.hot:
+            self.qmp.ask('device_del', id=node)
+            self.qmp.gone(node)
         self.qmp.ask('blockdev-del', **{'node-name': node})
         if os.path.exists('%s/%s.raw' % (self.share, node)):
             os.unlink('%s/%s.raw' % (self.share, node))
@@ -188,7 +206,7 @@ class Shell:
 
 class Stage:
     def __init__(self, share):
-        self.share, self.scripts, self.next, self.second, self.shell = share, {}, 0, None, None
+        self.share, self.scripts, self.next, self.second, self.lines = share, {}, 0, None, None
         self.one = threading.Lock()
 
     def start(self, name, args):
@@ -230,10 +248,10 @@ class Stage:
         self.first.unplug(id)
 
     def boot(self):
-        if self.shell:
+        if self.lines:
             # A guest that was killed has asked there for its next line.
-            self.shell.listener.close()
-        self.shell = Shell()
+            self.lines.listener.close()
+        self.lines = Shell()
         lines = 'while exec 3<>/dev/tcp/%s/%d; do read -r line <&3; out=$(bash -c "$line" 2>&1 | base64 -w0; exit ${PIPESTATUS[0]}); ' \
                 'printf "%%s\\n%%s\\n" $? "$out" >&3; exec 3>&-; done\n' % (HOST, SHELL)
         self.second = Guest('b', '10.77.0.3', 1024, self.share, prelude(self.share) + lines)
@@ -245,13 +263,13 @@ class Stage:
             run('ip', 'link', 'del', 'tap-b')
             self.second = None
 
-    def shell_(self, line):
-        return self.shell.run(line)
+    def shell(self, line):
+        return self.lines.run(line)
 
     def answer(self, request):
         what = request.pop('do')
         act = {'start': self.start, 'tell': self.tell, 'stop': self.stop, 'run': self.run, 'plug': self.plug, 'grow': self.grow,
-               'unplug': self.unplug, 'boot': self.boot, 'shell': self.shell_, 'kill': self.kill}[what]
+               'unplug': self.unplug, 'boot': self.boot, 'shell': self.shell, 'kill': self.kill}[what]
         return act(**request) or {}
 
 
@@ -311,10 +329,12 @@ def main(command):
             with open(share + '/a.rc') as file:
                 code = int(file.read())
         except (OSError, ValueError):
-            print('the guest has ended early; the last it said:')
+            print('the guest has ended early', flush=True)
+        if code:
+            print('the last that its kernel and QEMU said:', flush=True)
             for name in ('a.kmsg', 'a.log'):
                 if os.path.exists('%s/%s' % (share, name)):
-                    subprocess.run(['tail', '-n', '40', '%s/%s' % (share, name)])
+                    subprocess.run(['tail', '-n', '60', '%s/%s' % (share, name)])
         stage.kill()
         for id in list(stage.scripts):
             stage.stop(id)

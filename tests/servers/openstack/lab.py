@@ -163,32 +163,47 @@ class Lab:
         self.processes[name] = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
                                                 stderr=log, start_new_session=True)
 
-    def wait(self, name, seconds=90):
+    def wait(self, name):
+        """Seen once in some twenty starts: a service that hangs before it listens. It is started again, and says where."""
+        if not self._wait(name, 45):
+            print('%s does not answer, and is started again: %s' % (name, self._said(name)), file=sys.stderr, flush=True)
+            self._kill(name)
+            self.start(name)
+            if not self._wait(name, 45):
+                raise SystemExit('%s does not answer: %s' % (name, self._said(name)))
+
+    def _said(self, name):
+        if self.processes[name].poll() is None:
+            # serve.py prints where its threads are.
+            self.processes[name].send_signal(signal.SIGUSR1)
+            time.sleep(1)
+        with open('%s/log/%s.out' % (self.dir, name)) as file:
+            return file.read()[-6000:]
+
+    def _wait(self, name, seconds):
         end = time.monotonic() + seconds
         while True:
             try:
                 urllib.request.urlopen('http://%s:%d/' % (self.address, self.ports[name]), timeout=2).close()
-                return
+                return True
             except urllib.error.HTTPError:
-                return
+                return True
             except OSError:
                 pass
             if self.processes[name].poll() is not None or time.monotonic() > end:
-                if self.processes[name].poll() is None:
-                    # It says where it hangs (serve.py).
-                    self.processes[name].send_signal(signal.SIGUSR1)
-                    time.sleep(1)
-                tail = open('%s/log/%s.out' % (self.dir, name)).read()[-6000:]
-                raise SystemExit('%s does not answer: %s' % (name, tail))
+                return False
             time.sleep(0.05)
 
+    def _kill(self, name):
+        try:
+            os.killpg(self.processes[name].pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.processes[name].wait()
+
     def stop(self):
-        for process in self.processes.values():
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait()
+        for name in self.processes:
+            self._kill(name)
         listed = subprocess.run(['losetup', '--list', '--noheadings', '--output', 'NAME,BACK-FILE'],
                                 capture_output=True, text=True).stdout
         for line in listed.splitlines():

@@ -146,9 +146,7 @@ async fn a_quota_is_met_in_the_middle() -> Result<()> {
     let used = w.bare().ask(Service::Volume, "limits", None).await?["limits"]["absolute"]["totalVolumesUsed"]
         .as_i64()
         .context("used")?;
-    let project = w.project().await?;
-    let quota = json!({"quota_set": {"volumes": used + 12}});
-    w.cloud.bare("admin").put(Service::Volume, &format!("os-quota-sets/{project}"), quota).await?;
+    cloud.set_quota(used + 12).await?;
     let mut calls = tokio::task::JoinSet::new();
     for i in 0..20 {
         let mut controller = w.clients.controller.clone();
@@ -168,8 +166,7 @@ async fn a_quota_is_met_in_the_middle() -> Result<()> {
             "{status}"
         );
     }
-    let quota = json!({"quota_set": {"volumes": 5000}});
-    w.cloud.bare("admin").put(Service::Volume, &format!("os-quota-sets/{project}"), quota).await?;
+    cloud.set_quota(5000).await?;
     w.end().await
 }
 
@@ -284,12 +281,4 @@ async fn force_is_for_servers_that_are_shut_off() -> Result<()> {
     detach(&b, &w.server).await?;
     w.bare().delete(Service::Compute, &path).await?;
     w.end().await
-}
-
-impl World {
-    async fn project(&self) -> Result<String> {
-        let volumes = self.bare().ask(Service::Volume, "volumes/detail", None).await?;
-        let of = &volumes["volumes"][0]["os-vol-tenant-attr:tenant_id"];
-        Ok(of.as_str().context("no project")?.to_owned())
-    }
 }

@@ -179,6 +179,7 @@ fn exported() -> Result<&'static Path> {
         let lines = "set -e; mkdir -p /tmp/exported /var/lib/nfs/v4recovery /proc/fs/nfsd; modprobe nfsd; \
                      mount -t nfsd nfsd /proc/fs/nfsd; : >/var/lib/nfs/etab; : >/var/lib/nfs/rmtab; \
                      echo '/tmp/exported *(rw,no_root_squash,fsid=0,insecure,no_subtree_check,sec=sys)' >/etc/exports; \
+                     export LD_LIBRARY_PATH=$GUEST_HOME/root/usr/lib/x86_64-linux-gnu; \
                      exportfs -ra; rpc.mountd -N 3 </dev/null >/dev/null 2>&1; rpc.nfsd --no-udp -N 3 -G 10 -L 10 4; \
                      echo Y >/proc/fs/nfsd/v4_end_grace";
         let output = Command::new("bash").args(["-c", lines]).output().map_err(|e| e.to_string())?;

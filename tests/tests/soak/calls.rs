@@ -14,7 +14,9 @@ use crate::world::World;
 /// No answer may take longer than this, whatever the servers do.
 const DEADLINE: Duration = Duration::from_secs(120);
 /// How long a call is repeated.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(240);
+/// After this long a client that is said to have an image open is one that Ceph has not forgotten.
+const GHOST: Duration = Duration::from_secs(60);
 
 /// One backend's services.
 pub struct Caller {
@@ -45,7 +47,7 @@ impl Caller {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let (begun, mut pause) = (Instant::now(), Duration::from_millis(100));
+        let (begun, mut pause, mut shaken) = (Instant::now(), Duration::from_millis(100), false);
         loop {
             let asked = Instant::now();
             let answer = {
@@ -62,6 +64,15 @@ impl Caller {
                 Err(status) if may_repeat(&status) && begun.elapsed() < PATIENCE => {
                     if self.world.is_stopped() {
                         bail!("{} {name}: another pod has failed", self.backend);
+                    }
+                    if status.code() == Code::FailedPrecondition
+                        && self.backend == "rbd"
+                        && begun.elapsed() > GHOST
+                        && !shaken
+                    {
+                        println!("soak: {name}: {}", status.message());
+                        self.world.forget_ghosts().await?;
+                        shaken = true;
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));

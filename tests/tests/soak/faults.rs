@@ -1,7 +1,7 @@
 //! The plan of faults, which follows from the seed.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -26,6 +26,8 @@ enum Fault {
     FillNfs,
     FillLocal,
     FillRbd,
+    /// A quota.
+    FillCinder,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +40,11 @@ enum Server {
     Nova,
 }
 
+/// More volumes than there will be.
+pub const NO_QUOTA: i64 = 5000;
+
 /// Nova cannot go on with what it was at when it is killed, so it is only stopped and slowed.
-const FAULTS: [Fault; 18] = [
+const FAULTS: [Fault; 19] = [
     Fault::Kill(Server::Nfs),
     Fault::Kill(Server::Osd(0)),
     Fault::Kill(Server::Osd(1)),
@@ -58,6 +63,7 @@ const FAULTS: [Fault; 18] = [
     Fault::FillNfs,
     Fault::FillLocal,
     Fault::FillRbd,
+    Fault::FillCinder,
 ];
 
 impl World {
@@ -155,6 +161,12 @@ impl World {
                 wait();
                 quota("0").map(drop)
             }
+            Fault::FillCinder => {
+                let runtime = tokio::runtime::Handle::current();
+                runtime.block_on(self.cloud.set_quota(1))?;
+                wait();
+                runtime.block_on(self.cloud.set_quota(NO_QUOTA))
+            }
         }
     }
 }
@@ -170,6 +182,7 @@ impl Fault {
             Self::FillNfs => "fill nfs".into(),
             Self::FillLocal => "fill local".into(),
             Self::FillRbd => "fill rbd".into(),
+            Self::FillCinder => "fill cinder".into(),
         }
     }
 }
@@ -192,6 +205,7 @@ pub async fn harm_servers(
         let it = world.clone();
         let work = move || {
             let drained = matches!(fault, Fault::Kill(Server::Cinder)).then(|| it.cinder.blocking_write());
+            let _alone = it.servers.lock().unwrap_or_else(PoisonError::into_inner);
             let done = it.inflict(fault, hold);
             drop(drained);
             done

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use csi_driver::config::Config;
@@ -34,6 +34,8 @@ pub struct World {
     pub stopped: AtomicBool,
     /// Held by Cinder's requests; its restart waits for them, for it cannot go on with what it was at.
     pub cinder: tokio::sync::RwLock<()>,
+    /// Held by whoever harms or heals servers.
+    pub servers: Mutex<()>,
     config: String,
     sockets: Vec<PathBuf>,
     driver: Mutex<Process>,
@@ -94,6 +96,7 @@ impl World {
             scratch,
             stopped: AtomicBool::new(false),
             cinder: tokio::sync::RwLock::new(()),
+            servers: Mutex::new(()),
             config,
             sockets,
             driver,
@@ -144,15 +147,21 @@ impl World {
         root.join(".filling").display().to_string()
     }
 
-    /// All servers well again. Storage daemons start anew: see `forget_ghosts` in the crash test.
-    pub async fn heal(self: &std::sync::Arc<Self>) -> Result<()> {
+    /// All servers well again.
+    pub async fn heal(self: &Arc<Self>) -> Result<()> {
+        self.cloud.set_quota(crate::faults::NO_QUOTA).await?;
+        self.ceph.run("ceph", &["osd", "pool", "set-quota", "rbd", "max_objects", "0"])?;
+        control::run(&["rm", "-f", &Self::filling(&self.share)], &[])?;
+        let _ = std::fs::remove_file(Self::filling(&self.scratch.path().join("volumes")));
+        self.forget_ghosts().await
+    }
+
+    /// Starts the storage daemons anew: see the crash test's function of this name.
+    pub async fn forget_ghosts(self: &Arc<Self>) -> Result<()> {
         let it = self.clone();
         tokio::task::spawn_blocking(move || {
-            it.ceph.run("ceph", &["osd", "pool", "set-quota", "rbd", "max_objects", "0"])?;
-            it.ceph.restart_osds(OSDS)?;
-            control::run(&["rm", "-f", &Self::filling(&it.share)], &[])?;
-            let _ = std::fs::remove_file(Self::filling(&it.scratch.path().join("volumes")));
-            Ok(())
+            let _alone = it.servers.lock().unwrap_or_else(PoisonError::into_inner);
+            it.ceph.restart_osds(OSDS)
         })
         .await?
     }
