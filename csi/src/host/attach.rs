@@ -46,6 +46,18 @@ impl Host {
     /// Attaches a volume, or finds the device that it is attached as.
     pub(super) fn attach(&self, ctx: &Ctx, r: &AttachRequest<'_>) -> Result<Attached> {
         ctx.stage("attaching");
+        let attached = self.attach_device(ctx, r)?;
+        // A raw volume that was published read-only leaves its flag on the device, and a loop device goes on to another
+        // volume with it.
+        let device = &attached.device;
+        if !r.read_only && device::is_read_only(device) && device::binds(device)?.is_empty() {
+            device::set_read_only(&self.tools, ctx, device, false)
+                .inspect_err(|_| self.detach_again(ctx, &attached))?;
+        }
+        Ok(attached)
+    }
+
+    fn attach_device(&self, ctx: &Ctx, r: &AttachRequest<'_>) -> Result<Attached> {
         match r.access {
             Access::Directory { .. } | Access::Nfs(_) => {
                 let problem = format!("volume {} is a directory and cannot be a block device", r.id);

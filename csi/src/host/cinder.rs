@@ -8,6 +8,7 @@ use provisioners::cinder::disks;
 use provisioners::{CinderDisk, Ctx, Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
+use rustix::io::Errno;
 
 use super::loopdev;
 
@@ -71,7 +72,7 @@ pub fn grown(ctx: &Ctx, device: &Path, bytes: u64) -> Result<u64> {
     let begun = Instant::now();
     let mut asked = false;
     loop {
-        let has = loopdev::size(device)?;
+        let has = size(device)?;
         if has >= bytes {
             return Ok(has);
         }
@@ -88,6 +89,15 @@ pub fn grown(ctx: &Ctx, device: &Path, bytes: u64) -> Result<u64> {
         }
         ctx.check()?;
         pause(None);
+    }
+}
+
+/// A disk's size; 0 of one whose node is there and cannot be opened yet.
+fn size(device: &Path) -> Result<u64> {
+    let not_yet = [Errno::NXIO, Errno::NODEV, Errno::NOENT].map(Errno::raw_os_error);
+    match loopdev::size(device) {
+        Err(Error::Io { source, .. }) if source.raw_os_error().is_some_and(|e| not_yet.contains(&e)) => Ok(0),
+        other => other,
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use provisioners::{Error, Result};
+use provisioners::{Ctx, Error, Result};
 
 use super::mountinfo::Mount;
+use super::runner::Tools;
 use super::{loopdev, mounts};
 
 /// The device must have the volume's size, if that is known: one of another size is another device.
@@ -39,6 +40,19 @@ pub fn shown_by(mount: &Mount<'_>) -> Option<PathBuf> {
     let whole = || (mount.root == Path::new("/")).then(|| PathBuf::from(&*mount.source));
     let source = mounts::bound_device(mount).or_else(whole)?;
     (is_loop(&source) || is_numbered(&source, "rbd")).then_some(source)
+}
+
+/// Whether the kernel refuses writes to a device (BLKROGET).
+pub fn is_read_only(device: &Path) -> bool {
+    let name = device.file_name().unwrap_or_default();
+    let flag = std::fs::read_to_string(Path::new("/sys/block").join(name).join("ro")).unwrap_or_default();
+    flag.trim() == "1"
+}
+
+/// Has the kernel refuse or allow writes (BLKROSET).
+pub fn set_read_only(tools: &Tools, ctx: &Ctx, device: &Path, read_only: bool) -> Result<()> {
+    let flag = if read_only { "--setro" } else { "--setrw" };
+    tools.must(ctx, "blockdev", &[flag.as_ref(), device.as_os_str()]).map(drop)
 }
 
 /// Whether a path is a loop device's.

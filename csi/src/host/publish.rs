@@ -67,7 +67,7 @@ impl Host {
                 r.id
             ))
         })?;
-        let device_read_only = is_device_read_only(&device);
+        let device_read_only = device::is_read_only(&device);
         if let Some(mount) = mounts::on(target)?.pop() {
             let same = mounts::bound_device(&mount).is_some_and(|d| d == device);
             return accept(same, device_read_only, r, target, &mount);
@@ -98,8 +98,7 @@ impl Host {
                 other.display()
             )));
         }
-        let flag = if r.read_only { "--setro" } else { "--setrw" };
-        self.tools.must(ctx, "blockdev", &[flag.as_ref(), device.as_os_str()]).map(drop)
+        device::set_read_only(&self.tools, ctx, device, r.read_only)
     }
 
     /// Binds, and remembers on disk that a read-only bind is under way: the kernel makes it in two steps, and a crash
@@ -195,10 +194,4 @@ fn one_pod_only(r: &PublishRequest<'_>, others: &[PathBuf]) -> Result<()> {
 /// Whether a mount point is the volume's own directory (a root that is a mount itself), not a publication.
 fn is_source(access: &Access, target: &Path) -> bool {
     matches!(access, Access::Directory { path } if same_file(path, target) && target == path)
-}
-
-fn is_device_read_only(device: &Path) -> bool {
-    let name = device.file_name().unwrap_or_default();
-    let flag = fs::read_to_string(Path::new("/sys/block").join(name).join("ro")).unwrap_or_default();
-    flag.trim() == "1"
 }

@@ -375,3 +375,15 @@ fn can_write(bench: &Bench) -> bool {
     // A writer that waits for the thaw cannot be killed; it ends with it.
     false
 }
+
+/// A loop device keeps the flag that a read-only raw volume has set, also for the next file that it is given.
+#[test]
+fn a_device_that_is_still_read_only_is_made_writable() {
+    let Some(bench) = Bench::new(64 * MIB) else { return };
+    let device = loopdev::attach(bench.backing(), false).unwrap();
+    device::set_read_only(&bench.host.tools, &Ctx::new(), &device, true).unwrap();
+    assert!(device::is_read_only(&device));
+    bench.stage("ext4").unwrap();
+    assert!(!device::is_read_only(&device));
+    fs::write(bench.path("staging").join("data"), "written").unwrap();
+}
