@@ -21,20 +21,9 @@ async fn subject(
     let scratch = Scratch::new()?;
     let driver = InProcess::start(&local_config(scratch.path(), "")).await?;
     let sized = !parameters.contains(&("type", "directory"));
-    Ok(Some(Subject {
-        clients: driver.clients().await?,
-        scratch,
-        parameters: parameters.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<BTreeMap<_, _>>(),
-        capability,
-        size,
-        grown: size * 2,
-        grows_staged: Ok(()),
-        slip: ("mkfsOption", "mkfsOptions"),
-        guards_use: true,
-        sized,
-        attached: false,
-        alive: Box::new(driver),
-    }))
+    let parameters = parameters.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<BTreeMap<_, _>>();
+    let subject = Subject::new(driver.clients().await?, scratch, capability, size, driver);
+    Ok(Some(Subject { parameters, sized, ..subject }))
 }
 
 mod xfs {

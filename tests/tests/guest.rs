@@ -20,7 +20,6 @@ mod rbd_contract;
 #[path = "guest/second.rs"]
 mod second;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -34,20 +33,8 @@ use e2e::scratch::Scratch;
 /// A driver by a configuration, and how its volumes are used.
 async fn subject(scratch: Scratch, config: &str, capability: pb::VolumeCapability) -> Result<Subject> {
     let driver = InProcess::start(config).await?;
-    Ok(Subject {
-        clients: driver.clients().await?,
-        scratch,
-        parameters: BTreeMap::new(),
-        capability,
-        size: 64 * MIB,
-        grown: 128 * MIB,
-        grows_staged: Ok(()),
-        slip: ("", ""),
-        guards_use: false,
-        sized: true,
-        attached: false,
-        alive: Box::new(driver),
-    })
+    let clients = driver.clients().await?;
+    Ok(Subject::new(clients, scratch, capability, 64 * MIB, driver))
 }
 
 /// An answer with the time that it took.

@@ -25,6 +25,7 @@ use anyhow::{Context as _, Result};
 use e2e::random::Random;
 
 use calls::Caller;
+use faults::Harm;
 use report::Report;
 use world::{BACKENDS, World};
 
@@ -61,7 +62,7 @@ async fn at_last(world: &Arc<World>, report: &Arc<Report>, seed: u64) -> Result<
         let caller = Caller::new(world, report, backend).await?;
         caller.pod(&format!("{backend}-last"), &mut Random::new(seed), Instant::now()).await?;
     }
-    checks::nothing_is_left(world, report).await
+    checks::nothing_is_left(world).await
 }
 
 /// The pods, the faults and the kills, until the time is over and all pods have ended.
@@ -75,8 +76,8 @@ async fn run(world: &Arc<World>, report: &Arc<Report>, seed: u64, time: Duration
             tasks.spawn(pods::live(caller, random, format!("{backend}-{pod}"), end));
         }
     }
-    tasks.spawn(faults::kill_drivers(world.clone(), report.clone(), Random::new(seed ^ 1), end));
-    tasks.spawn(faults::harm_servers(world.clone(), report.clone(), Random::new(seed ^ 2), end));
+    tasks.spawn(Harm::new(world, report, seed ^ 1, end).to_drivers());
+    tasks.spawn(Harm::new(world, report, seed ^ 2, end).to_servers());
     let mut ran = Ok(());
     while let Some(done) = tasks.join_next().await {
         let done = done.context("a task panicked").flatten();

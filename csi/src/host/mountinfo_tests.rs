@@ -54,6 +54,14 @@ fn this_systems_own_table_is_read() {
     assert_eq!(select(&table, |m| m.target == Path::new("/")).unwrap().len(), 1);
 }
 
+#[test]
+fn a_directory_of_an_nfs_mount_is_told_by_its_source() {
+    let dir = |line: &str| parse(line.as_bytes()).unwrap()[0].dir().to_owned();
+    assert_eq!(dir("1 2 0:45 / /a rw - nfs4 10.0.0.1:/export/pvc-1 rw,vers=4.2"), Path::new("/export/pvc-1"));
+    assert_eq!(dir("1 2 0:45 / /a rw - nfs [fd00::1]:/srv/two\\040words rw"), Path::new("/srv/two words"));
+    assert_eq!(dir("1 2 7:3 /v /a rw - ext4 a:/b rw"), Path::new("/v"));
+}
+
 fn escape(path: &[u8]) -> Vec<u8> {
     let octal = |b: &u8| match b {
         b' ' | b'\t' | b'\n' | b'\\' => format!("\\{b:03o}").into_bytes(),

@@ -63,6 +63,30 @@ pub struct Used {
 }
 
 impl Subject {
+    /// A backend whose volumes have a size, know their users, and need no attachment; `alive` ends with it.
+    pub fn new(
+        clients: Clients,
+        scratch: Scratch,
+        capability: pb::VolumeCapability,
+        size: i64,
+        alive: impl Any + Send,
+    ) -> Self {
+        Self {
+            clients,
+            scratch,
+            parameters: BTreeMap::new(),
+            capability,
+            size,
+            grown: size * 2,
+            grows_staged: Ok(()),
+            slip: ("mkfsOption", "mkfsOptions"),
+            guards_use: true,
+            sized: true,
+            attached: false,
+            alive: Box::new(alive),
+        }
+    }
+
     /// Runs one case and checks that it left nothing.
     pub async fn run(&self, case: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
         case(self).await?;

@@ -1,7 +1,5 @@
 //! The contract suite: as a file system and as a raw block device, attached by Nova.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use csi_proto::v1 as pb;
 use e2e::contract::Subject;
@@ -19,20 +17,8 @@ async fn subject(case: &str, capability: pb::VolumeCapability) -> Result<Option<
     let owner = format!("{case}-{:?}", capability.access_type).replace('"', "");
     let config = cloud.config(&owner, &cloud.node()?, scratch.path(), "", "");
     let driver = InProcess::start(&config).await?;
-    Ok(Some(Subject {
-        clients: driver.clients().await?,
-        scratch,
-        parameters: BTreeMap::new(),
-        capability,
-        size: GIB,
-        grown: 2 * GIB,
-        grows_staged: Ok(()),
-        slip: ("mkfsOption", "mkfsOptions"),
-        guards_use: true,
-        sized: true,
-        attached: true,
-        alive: Box::new(driver),
-    }))
+    let subject = Subject::new(driver.clients().await?, scratch, capability, GIB, driver);
+    Ok(Some(Subject { attached: true, ..subject }))
 }
 
 mod xfs {

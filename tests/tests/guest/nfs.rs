@@ -50,7 +50,7 @@ async fn on(server: &Nfs, test: &str, version: &str) -> Result<Subject> {
     let (share, _) = server.share(test)?;
     let config = server.config(scratch.path(), &share, &format!(", nfsVersion: \"{version}\""))?;
     let subject = subject(scratch, &config, ask::mount("")).await?;
-    Ok(Subject { sized: false, ..subject })
+    Ok(Subject { sized: false, guards_use: false, ..subject })
 }
 
 fn stats(id: &str, path: &Path) -> pb::NodeGetVolumeStatsRequest {
@@ -207,7 +207,7 @@ mod kernel_server {
             helper.display()
         );
         let subject = subject(scratch, &config, ask::mount("")).await?;
-        Ok(Some(Subject { sized: false, slip: ("onDelet", "onDelete"), ..subject }))
+        Ok(Some(Subject { sized: false, guards_use: false, slip: ("onDelet", "onDelete"), ..subject }))
     }
 
     e2e::contract_suite!(setup);

@@ -19,19 +19,13 @@ async fn subject(case: &str, server: &Nfs, more: &str) -> Result<Option<Subject>
         if e2e::control::is_guest() { String::new() } else { format!(", localPath: {}", dir.display()) };
     let config = server.config(scratch.path(), &share, &format!("{more}{local}"))?;
     let driver = InProcess::start(&config).await?;
+    let subject = Subject::new(driver.clients().await?, scratch, requests::mount(""), 16 * MIB, driver);
     Ok(Some(Subject {
-        clients: driver.clients().await?,
-        scratch,
         parameters: BTreeMap::from([("shareName".to_owned(), "main".to_owned())]),
-        capability: requests::mount(""),
-        size: 16 * MIB,
-        grown: 32 * MIB,
-        grows_staged: Ok(()),
         slip: ("onDelet", "onDelete"),
         guards_use: false,
         sized: false,
-        attached: false,
-        alive: Box::new(driver),
+        ..subject
     }))
 }
 

@@ -17,20 +17,9 @@ async fn subject(case: &str, capability: pb::VolumeCapability, size: i64) -> Res
     let nodes = Api::start(scratch.path(), "node-1").await?;
     let config = nodes.config() + &ceph.config(case, scratch.path(), "")?.text;
     let driver = InProcess::start(&config).await?;
-    Ok(Some(Subject {
-        clients: driver.clients().await?,
-        scratch,
-        parameters: BTreeMap::from([("pool".to_owned(), "rbd".to_owned())]),
-        capability,
-        size,
-        grown: size * 2,
-        grows_staged: Ok(()),
-        slip: ("mkfsOption", "mkfsOptions"),
-        guards_use: true,
-        sized: true,
-        attached: false,
-        alive: Box::new(driver),
-    }))
+    let parameters = BTreeMap::from([("pool".to_owned(), "rbd".to_owned())]);
+    let subject = Subject::new(driver.clients().await?, scratch, capability, size, driver);
+    Ok(Some(Subject { parameters, ..subject }))
 }
 
 mod xfs {

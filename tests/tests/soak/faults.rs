@@ -191,46 +191,56 @@ fn milliseconds(random: &mut Random, from: usize, to: usize) -> Duration {
     Duration::from_millis(u64::try_from(from + random.below(to - from)).unwrap_or(1000))
 }
 
-/// One fault after the other, with a little peace in between.
-pub async fn harm_servers(
+/// What harms, until when, and by which random numbers.
+pub struct Harm {
     world: Arc<World>,
     report: Arc<Report>,
-    mut random: Random,
+    random: Random,
     end: Instant,
-) -> Result<()> {
-    while Instant::now() < end && !world.is_stopped() {
-        let (fault, hold) = (FAULTS[random.below(FAULTS.len())], milliseconds(&mut random, 500, 7000));
-        let peace = milliseconds(&mut random, 500, 4000);
-        report.fault(&fault.name());
-        let it = world.clone();
-        let work = move || {
-            let drained = matches!(fault, Fault::Kill(Server::Cinder)).then(|| it.cinder.blocking_write());
-            let _alone = it.servers.lock().unwrap_or_else(PoisonError::into_inner);
-            let done = it.inflict(fault, hold);
-            drop(drained);
-            done
-        };
-        tokio::task::spawn_blocking(work).await??;
-        tokio::time::sleep(peace).await;
-    }
-    Ok(())
 }
 
-/// SIGKILL to the driver, again and again, and how much memory it had.
-pub async fn kill_drivers(
-    world: Arc<World>,
-    report: Arc<Report>,
-    mut random: Random,
-    end: Instant,
-) -> Result<()> {
-    while Instant::now() < end && !world.is_stopped() {
-        tokio::time::sleep(milliseconds(&mut random, 3000, 15000)).await;
-        report.life(peak(&world.pid().to_string())?);
-        report.fault("kill driver");
-        let it = world.clone();
-        tokio::task::spawn_blocking(move || it.restart()).await??;
+impl Harm {
+    pub fn new(world: &Arc<World>, report: &Arc<Report>, seed: u64, end: Instant) -> Self {
+        Self { world: world.clone(), report: report.clone(), random: Random::new(seed), end }
     }
-    Ok(())
+
+    fn goes_on(&self) -> bool {
+        Instant::now() < self.end && !self.world.is_stopped()
+    }
+
+    /// One fault after the other, with a little peace in between.
+    pub async fn to_servers(mut self) -> Result<()> {
+        while self.goes_on() {
+            let fault = FAULTS[self.random.below(FAULTS.len())];
+            let hold = milliseconds(&mut self.random, 500, 7000);
+            let peace = milliseconds(&mut self.random, 500, 4000);
+            self.report.fault(&fault.name());
+            let it = self.world.clone();
+            let work = move || {
+                let drained =
+                    matches!(fault, Fault::Kill(Server::Cinder)).then(|| it.cinder.blocking_write());
+                let _alone = it.servers.lock().unwrap_or_else(PoisonError::into_inner);
+                let done = it.inflict(fault, hold);
+                drop(drained);
+                done
+            };
+            tokio::task::spawn_blocking(work).await??;
+            tokio::time::sleep(peace).await;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL to the driver, again and again, and how much memory it had.
+    pub async fn to_drivers(mut self) -> Result<()> {
+        while self.goes_on() {
+            tokio::time::sleep(milliseconds(&mut self.random, 3000, 15000)).await;
+            self.report.life(peak(&self.world.pid().to_string())?);
+            self.report.fault("kill driver");
+            let it = self.world.clone();
+            tokio::task::spawn_blocking(move || it.restart()).await??;
+        }
+        Ok(())
+    }
 }
 
 /// The largest resident size of a process so far, in KiB (proc_pid_status(5), `VmHWM`).

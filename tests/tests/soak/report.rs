@@ -23,8 +23,6 @@ struct State {
     faults: BTreeMap<String, u64>,
     checksums: u64,
     pods: u64,
-    /// Clients that Ceph has fenced.
-    fenced: usize,
     /// The driver's largest resident size in each of its lives, in KiB.
     memory: Vec<u64>,
 }
@@ -72,15 +70,6 @@ impl Report {
         self.state().memory.push(peak);
     }
 
-    /// How often the driver was killed.
-    pub fn lives(&self) -> usize {
-        self.state().memory.len()
-    }
-
-    pub fn fenced(&self, clients: usize) {
-        self.state().fenced = clients;
-    }
-
     /// The lives of the second half need no more memory than those of the first: nothing that is kept outside grows into
     /// the driver. A quarter and 8 MiB are left for what pods happened to do.
     pub fn memory_is_flat(&self) -> Result<()> {
@@ -110,7 +99,7 @@ impl Report {
             })
             .collect();
         let all = json!({"seed": self.seed, "seconds": self.seconds, "pods": state.pods, "checksums": state.checksums,
-                         "calls": calls, "faults": state.faults, "fencedByCeph": state.fenced, "driverPeakKiB": state.memory});
+                         "calls": calls, "faults": state.faults,  "driverPeakKiB": state.memory});
         Ok(std::fs::write(path, serde_json::to_vec_pretty(&all)?)?)
     }
 }
@@ -128,13 +117,12 @@ impl fmt::Display for Report {
         let (least, most) = (state.memory.iter().min(), state.memory.iter().max());
         write!(
             f,
-            "{} pods, {} checksums, {} lives of the driver, of {} to {} MiB at most; {} of them fenced by Ceph",
+            "{} pods, {} checksums, {} lives of the driver, of {} to {} MiB at most",
             state.pods,
             state.checksums,
             state.memory.len(),
             least.map_or(0, |kib| kib / 1024),
-            most.map_or(0, |kib| kib / 1024),
-            state.fenced
+            most.map_or(0, |kib| kib / 1024)
         )
     }
 }

@@ -71,6 +71,8 @@ impl World {
         let (ceph, nfs) =
             tokio::task::spawn_blocking(|| anyhow::Ok((Ceph::start(OSDS)?, Nfs::start("3,4", &[])?)))
                 .await??;
+        // Ceph fences a killed client whose lock it takes away; not for an hour here, so that the end can be seen.
+        ceph.run("ceph", &["config", "set", "mon", "mon_osd_blocklist_default_expire", "30"])?;
         let scratch = Scratch::new()?;
         own_root(&scratch)?;
         let nodes = Api::start(scratch.path(), "node-1").await?;
