@@ -195,3 +195,31 @@ async fn a_fenced_driver_connects_anew() -> Result<()> {
     drop(scratch);
     Ok(())
 }
+
+/// Storage daemons that start anew have new addresses. A client hears of that when it asks for a new map, and it asks when
+/// a call takes long: sooner than the call is given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn daemons_that_start_anew_are_found_also_with_a_short_timeout() -> Result<()> {
+    if Ceph::shared("anew")?.is_none() {
+        return Ok(());
+    }
+    let ceph = tokio::task::spawn_blocking(|| Ceph::start(1)).await??;
+    let scratch = Scratch::new()?;
+    let config = ceph.config("anew", scratch.path(), "    callTimeoutSeconds: 5\n")?;
+    let driver = InProcess::start(&config.text).await?;
+    let mut c = driver.clients().await?.controller;
+    c.create_volume(ask::create("before", SIZE, ask::mount("ext4"))).await?;
+    for round in 0..3 {
+        ceph.restart_osds(1)?;
+        let begun = Instant::now();
+        while let Err(status) =
+            c.create_volume(ask::create(&format!("after-{round}"), SIZE, ask::mount("ext4"))).await
+        {
+            ensure!(
+                begun.elapsed() < Duration::from_secs(40),
+                "the cluster is well, and the driver says: {status}"
+            );
+        }
+    }
+    Ok(())
+}

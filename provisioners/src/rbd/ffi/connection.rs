@@ -81,11 +81,17 @@ impl Connection {
     }
 
     fn configure(&self, settings: &Settings) -> Result<(), Errno> {
-        let seconds = settings.timeout.as_secs().max(1).to_string();
+        let limit = settings.timeout.as_secs().max(1);
+        // After this long a call makes librados ask for a new map. With Ceph's ten seconds, seen every five, calls that are
+        // given up sooner would go to the daemons' old addresses for ever.
+        let late = (limit / 4).clamp(1, 10);
+        let (seconds, late, tick) = (limit.to_string(), late.to_string(), late.div_ceil(2).to_string());
         let mut options = vec![
             ("client_mount_timeout", seconds.as_str()),
             ("rados_mon_op_timeout", &seconds),
             ("rados_osd_op_timeout", &seconds),
+            ("objecter_timeout", &late),
+            ("objecter_tick_interval", &tick),
             // Every line would go to this process's output; errors come back as results.
             ("log_to_stderr", "false"),
             ("err_to_stderr", "false"),
