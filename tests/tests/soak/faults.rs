@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use e2e::control;
 use e2e::random::Random;
+use tokio::runtime::Handle;
 
 use crate::report::Report;
 use crate::world::World;
@@ -162,7 +163,7 @@ impl World {
                 quota("0").map(drop)
             }
             Fault::FillCinder => {
-                let runtime = tokio::runtime::Handle::current();
+                let runtime = Handle::current();
                 runtime.block_on(self.cloud.set_quota(1))?;
                 wait();
                 runtime.block_on(self.cloud.set_quota(NO_QUOTA))
@@ -217,8 +218,11 @@ impl Harm {
             self.report.fault(&fault.name());
             let it = self.world.clone();
             let work = move || {
-                let drained =
-                    matches!(fault, Fault::Kill(Server::Cinder)).then(|| it.cinder.blocking_write());
+                let kills_cinder = matches!(fault, Fault::Kill(Server::Cinder));
+                let drained = kills_cinder.then(|| it.cinder.blocking_write());
+                if kills_cinder && !Handle::current().block_on(it.cinder_is_at_rest())? {
+                    return Ok(());
+                }
                 let _alone = it.servers.lock().unwrap_or_else(PoisonError::into_inner);
                 let done = it.inflict(fault, hold);
                 drop(drained);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use csi_driver::config::Config;
@@ -32,7 +33,7 @@ pub struct World {
     pub scratch: Scratch,
     /// Set when a pod has failed.
     pub stopped: AtomicBool,
-    /// Held by Cinder's requests; its restart waits for them, for it cannot go on with what it was at.
+    /// Held by requests to Cinder; its restart waits for them, for neither it nor Nova goes on with what they were at.
     pub cinder: tokio::sync::RwLock<()>,
     /// Held by whoever harms or heals servers.
     pub servers: Mutex<()>,
@@ -147,6 +148,20 @@ impl World {
     /// The file that fills a root or a share.
     pub fn filling(root: &Path) -> String {
         root.join(".filling").display().to_string()
+    }
+
+    /// Waits until Cinder and Nova have ended what drivers that were killed have asked for; not for ever.
+    pub async fn cinder_is_at_rest(&self) -> Result<bool> {
+        for _ in 0..100 {
+            let mut all = self.cloud.owned("volumes", OWNER).await?;
+            all.extend(self.cloud.owned("snapshots", OWNER).await?);
+            let rests = |it: &serde_json::Value| it["status"] == "available" || it["status"] == "in-use";
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if all.iter().all(rests) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// All servers well again.
