@@ -87,6 +87,17 @@ impl Ceph {
         Ok(ended.out)
     }
 
+    /// Runs volumectl against the cluster; exit code, standard output and error.
+    pub fn volumectl(&self, args: &[&str]) -> Result<(i32, String, String)> {
+        let output = std::process::Command::new(crate::drivers::binary("volumectl")?)
+            .args(args)
+            .env("CEPH_CONF", self.conf())
+            .env("KUBECONFIG", "/nonexistent")
+            .output()?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok((output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr)))
+    }
+
     /// `ceph ...` with the answer in JSON.
     pub fn ask(&self, args: &[&str]) -> Result<serde_json::Value> {
         let text = self.run("ceph", &[args, &["-f", "json"]].concat())?;

@@ -146,3 +146,22 @@ pub fn unpublish(id: &str, target: &Path) -> pb::NodeUnpublishVolumeRequest {
 pub fn unstage(id: &str, staging: &Path) -> pb::NodeUnstageVolumeRequest {
     pb::NodeUnstageVolumeRequest { volume_id: id.into(), staging_target_path: staging.display().to_string() }
 }
+
+/// NodeGetVolumeStats.
+pub fn stats(id: &str, path: &Path) -> pb::NodeGetVolumeStatsRequest {
+    pb::NodeGetVolumeStatsRequest {
+        volume_id: id.into(),
+        volume_path: path.display().to_string(),
+        ..pb::NodeGetVolumeStatsRequest::default()
+    }
+}
+
+/// NodeExpandVolume.
+pub fn node_expand(id: &str, path: &Path, bytes: i64) -> pb::NodeExpandVolumeRequest {
+    pb::NodeExpandVolumeRequest {
+        volume_id: id.into(),
+        volume_path: path.display().to_string(),
+        capacity_range: at_least(bytes),
+        ..pb::NodeExpandVolumeRequest::default()
+    }
+}

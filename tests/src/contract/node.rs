@@ -44,11 +44,7 @@ pub async fn data_survives_unstage(s: &Subject) -> Result<()> {
 }
 
 async fn stats(s: &Subject, used: &Used) -> Result<pb::NodeGetVolumeStatsResponse> {
-    let request = pb::NodeGetVolumeStatsRequest {
-        volume_id: used.id.clone(),
-        volume_path: used.target.display().to_string(),
-        staging_target_path: String::new(),
-    };
+    let request = ask::stats(&used.id, &used.target);
     Ok(s.clients.node.clone().node_get_volume_stats(request).await?.into_inner())
 }
 
@@ -153,11 +149,8 @@ pub async fn a_staged_volume_grows(s: &Subject) -> Result<()> {
         s.clients.controller.clone().controller_expand_volume(ask::expand(&id, s.grown)).await?.into_inner();
     for _ in 0..2 {
         let request = pb::NodeExpandVolumeRequest {
-            volume_id: id.clone(),
-            volume_path: used.target.display().to_string(),
             staging_target_path: used.staging.display().to_string(),
-            capacity_range: ask::at_least(answer.capacity_bytes),
-            ..Default::default()
+            ..ask::node_expand(&id, &used.target, answer.capacity_bytes)
         };
         let grown = s.clients.node.clone().node_expand_volume(request).await?.into_inner();
         ensure!(!s.sized || grown.capacity_bytes >= s.grown, "{grown:?}");

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use csi_proto::v1 as pb;
 use e2e::contract::refused;
 use e2e::control::Disk;
 use e2e::drivers::InProcess;
@@ -94,12 +93,7 @@ async fn lives_its_whole_life(bus: &str, fs: &str) -> Result<()> {
     let disk = later.await??;
     std::fs::write(staging.join("data"), "kept")?;
     disk.grow(2 * size)?;
-    let request = pb::NodeExpandVolumeRequest {
-        volume_id: id.clone(),
-        volume_path: staging.display().to_string(),
-        capacity_range: ask::at_least(640 * MIB),
-        ..pb::NodeExpandVolumeRequest::default()
-    };
+    let request = ask::node_expand(&id, &staging, 640 * MIB);
     let grown = node.clients.node.clone().node_expand_volume(request).await?.into_inner().capacity_bytes;
     ensure!(grown >= 640 * MIB, "{grown}");
     let room = rustix::fs::statvfs(&staging)?;

@@ -7,7 +7,6 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use csi_proto::v1 as pb;
 use e2e::contract::Subject;
 use e2e::nfs::Nfs;
 use e2e::requests as ask;
@@ -53,14 +52,6 @@ async fn on(server: &Nfs, test: &str, version: &str) -> Result<Subject> {
     Ok(Subject { sized: false, guards_use: false, ..subject })
 }
 
-fn stats(id: &str, path: &Path) -> pb::NodeGetVolumeStatsRequest {
-    pb::NodeGetVolumeStatsRequest {
-        volume_id: id.into(),
-        volume_path: path.display().to_string(),
-        ..pb::NodeGetVolumeStatsRequest::default()
-    }
-}
-
 /// While the server is gone every call ends in time; the pods' paths are free again without it; and when it is back all
 /// that was written is there.
 async fn dies_under_load(version: &str, down: &str, up: &str) -> Result<()> {
@@ -81,7 +72,7 @@ async fn dies_under_load(version: &str, down: &str, up: &str) -> Result<()> {
     let (stage, publish, stats) = tokio::join!(
         timed(a.node_stage_volume(ask::stage(&other, &staging, s.capability.clone()))),
         timed(b.node_publish_volume(ask::publish(&id, &used.staging, &second, s.capability.clone()))),
-        timed(c.node_get_volume_stats(stats(&id, &used.target))),
+        timed(c.node_get_volume_stats(ask::stats(&id, &used.target))),
     );
     for took in [stage.1, publish.1, stats.1] {
         ensure!(took < DEADLINE, "a call took {took:?}");

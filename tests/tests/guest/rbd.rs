@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result, ensure};
 use csi_proto::v1 as pb;
 use e2e::ceph::Ceph;
 use e2e::contract::{Subject, refused};
-use e2e::drivers::binary;
 use e2e::kubernetes::Api;
 use e2e::requests as ask;
 use e2e::scratch::Scratch;
@@ -148,17 +147,6 @@ async fn mapped_again_after_the_monitor_was_away() -> Result<()> {
     s.delete(&[&id]).await
 }
 
-fn volumectl(ceph: &Ceph, namespace: &str, args: &[&str]) -> Result<(i32, String)> {
-    let conf = ceph.conf().display().to_string();
-    let output = std::process::Command::new(binary("volumectl")?)
-        .args(args)
-        .args(["--cluster-id", namespace])
-        .envs([("CEPH_CONF", conf.as_str()), ("KUBECONFIG", "/nonexistent")])
-        .output()?;
-    let text = [output.stdout, output.stderr].concat();
-    Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned()))
-}
-
 fn is_written(path: &Path) -> Result<bool> {
     Ok(std::fs::read(path).is_ok_and(|data| data == DATA))
 }
@@ -180,14 +168,15 @@ async fn a_node_that_dies_is_fenced_and_its_volume_moves() -> Result<()> {
     let request = ask::stage(&id, &staging, s.capability.clone());
     let mut node = s.clients.node.clone();
     refused(node.node_stage_volume(request.clone()).await, Code::FailedPrecondition, &["open elsewhere"])?;
-    let (code, text) = volumectl(ceph, &namespace, &["lock", "recover", &spec, "--yes"])?;
-    ensure!(code == 3 && text.contains("lives"), "{code}: {text}");
+    let volumectl = |args: &[&str]| ceph.volumectl(&[args, &["--cluster-id", &namespace]].concat());
+    let recover = || volumectl(&["lock", "recover", &spec, "--yes"]);
+    let (code, _, error) = recover()?;
+    ensure!(code == 3 && error.contains("lives"), "{code}: {error}");
     second.kill();
-    let gone =
-        || Ok(volumectl(ceph, &namespace, &["lock", "ls", "--image", &spec])?.1.contains("watch is gone"));
+    let gone = || Ok(volumectl(&["lock", "ls", "--image", &spec])?.1.contains("watch is gone"));
     until("the dead node's watch times out", gone).await?;
-    let (code, text) = volumectl(ceph, &namespace, &["lock", "recover", &spec, "--yes"])?;
-    ensure!(code == 0, "{code}: {text}");
+    let (code, text, error) = recover()?;
+    ensure!(code == 0, "{code}: {error}");
     let fenced = ceph.ask(&["osd", "blocklist", "ls"])?;
     let fenced = fenced.as_array().context("no list")?.len();
     ensure!(fenced > 0, "the dead node is not fenced: {text}");

@@ -390,13 +390,8 @@ async fn an_owner_that_is_cut_off_is_fenced_and_stays_so() -> Result<()> {
     let ceph = Ceph::start_at(1, &network.address)?;
     let scratch = e2e::scratch::Scratch::new()?;
     let volumectl = |args: &[&str]| -> Result<(i32, String)> {
-        let output = Command::new(e2e::drivers::binary("volumectl")?)
-            .args(args)
-            .env("CEPH_CONF", ceph.conf())
-            .env("KUBECONFIG", "/nonexistent")
-            .output()?;
-        let text = [output.stdout, output.stderr].concat();
-        Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned()))
+        let (code, out, error) = ceph.volumectl(args)?;
+        Ok((code, out + &error))
     };
     let (code, text) = volumectl(&["volume", "create", "rbd/cut", "--size", "64Mi"])?;
     ensure!(code == 0, "{text}");

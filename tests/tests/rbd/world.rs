@@ -1,7 +1,6 @@
 //! A driver on the shared cluster, and what the tests ask of it.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use csi_proto::v1 as pb;
@@ -82,16 +81,9 @@ impl World {
         anyhow::bail!("not within a minute: {what}")
     }
 
-    /// Runs volumectl against the cluster; exit code, standard output and error.
+    /// Runs volumectl against the cluster, as this test's driver's; exit code, standard output and error.
     pub fn volumectl(&self, args: &[&str]) -> Result<(i32, String, String)> {
-        let output = Command::new(e2e::drivers::binary("volumectl")?)
-            .args(args)
-            .args(["--cluster-id", &self.namespace])
-            .env("CEPH_CONF", self.ceph.conf())
-            .env("KUBECONFIG", "/nonexistent")
-            .output()?;
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok((output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr)))
+        self.ceph.volumectl(&[args, &["--cluster-id", &self.namespace]].concat())
     }
 
     /// Stages a volume on this node.

@@ -68,26 +68,21 @@ const FAULTS: [Fault; 19] = [
 ];
 
 impl World {
-    fn signal(&self, server: Server, signal: &str) -> Result<()> {
+    /// A command to the script that runs a server, with the server's name in it where the script runs several.
+    fn tell(&self, server: Server, verb: &str, argument: &str) -> Result<()> {
+        let command = |name: &str| format!("{verb} {name} {argument}").trim().to_owned();
         match server {
-            Server::Nfs => self.nfs.tell(&format!("signal {signal}")),
-            Server::Osd(number) => self.ceph.tell(&format!("signal osd.{number} {signal}")),
-            Server::Mon => self.ceph.tell(&format!("signal mon.a {signal}")),
-            Server::Keystone => self.cloud.tell(&format!("signal keystone {signal}")),
-            Server::Cinder => self.cloud.tell(&format!("signal cinder {signal}")),
-            Server::Nova => self.cloud.tell(&format!("signal nova {signal}")),
+            Server::Nfs => self.nfs.tell(&command("")),
+            Server::Osd(number) => self.ceph.tell(&command(&format!("osd.{number}"))),
+            Server::Mon => self.ceph.tell(&command("mon.a")),
+            Server::Keystone => self.cloud.tell(&command("keystone")),
+            Server::Cinder => self.cloud.tell(&command("cinder")),
+            Server::Nova => self.cloud.tell(&command("nova")),
         }
     }
 
-    fn start_server(&self, server: Server) -> Result<()> {
-        match server {
-            Server::Nfs => self.nfs.tell("start"),
-            Server::Osd(number) => self.ceph.tell(&format!("start osd.{number}")),
-            Server::Mon => self.ceph.tell("start mon.a"),
-            Server::Keystone => self.cloud.tell("start keystone"),
-            Server::Cinder => self.cloud.tell("start cinder"),
-            Server::Nova => self.cloud.tell("start nova"),
-        }
+    fn signal(&self, server: Server, signal: &str) -> Result<()> {
+        self.tell(server, "signal", signal)
     }
 
     /// Ceph has seen the end of a fault.
@@ -120,7 +115,7 @@ impl World {
             Fault::Kill(server) => {
                 self.signal(server, "KILL")?;
                 wait();
-                self.start_server(server)?;
+                self.tell(server, "start", "")?;
                 self.settle(server)
             }
             Fault::Stop(server) => {

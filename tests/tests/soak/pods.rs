@@ -17,6 +17,18 @@ const GIB: i64 = 1024 * MIB;
 /// How long a pod waits for room, or for a server that hangs under its file system.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A call that is repeated until it succeeds.
+macro_rules! call {
+    ($caller:ident, $name:literal, $service:ident.$method:ident($request:ident)) => {
+        $caller
+            .call($name, |c| {
+                let (mut service, request) = (c.$service, $request.clone());
+                async move { service.$method(request).await }
+            })
+            .await
+    };
+}
+
 /// How a volume is asked for.
 #[derive(Clone)]
 struct Shape {
@@ -115,12 +127,7 @@ impl Caller {
         let mut request = ask::create(name, shape.size, shape.capability.clone());
         request.parameters.clone_from(&shape.parameters);
         request.volume_content_source = source;
-        let answer = self
-            .call("CreateVolume", |c| {
-                let (mut controller, request) = (c.controller, request.clone());
-                async move { controller.create_volume(request).await }
-            })
-            .await?;
+        let answer = call!(self, "CreateVolume", controller.create_volume(request))?;
         let dir = self.world.scratch.path().join("kubelet").join(name);
         let volume = answer.volume.context("no volume")?;
         Ok(Pod { name: name.into(), volume, shape, staging: dir.join("staging"), target: dir.join("target") })
@@ -133,62 +140,32 @@ impl Caller {
         stage.volume_context.clone_from(&pod.volume.volume_context);
         if self.is_attached() {
             let request = ask::attach(id, &self.node, pod.shape.capability.clone());
-            let attached = self
-                .call("ControllerPublishVolume", |c| {
-                    let (mut controller, request) = (c.controller, request.clone());
-                    async move { controller.controller_publish_volume(request).await }
-                })
-                .await?;
+            let attached =
+                call!(self, "ControllerPublishVolume", controller.controller_publish_volume(request))?;
             stage.publish_context = attached.publish_context;
         }
-        self.call("NodeStageVolume", |c| {
-            let (mut node, request) = (c.node, stage.clone());
-            async move { node.node_stage_volume(request).await }
-        })
-        .await?;
+        call!(self, "NodeStageVolume", node.node_stage_volume(stage))?;
         let request = ask::publish(id, &pod.staging, &pod.target, pod.shape.capability.clone());
-        self.call("NodePublishVolume", |c| {
-            let (mut node, request) = (c.node, request.clone());
-            async move { node.node_publish_volume(request).await }
-        })
-        .await
-        .map(drop)
+        call!(self, "NodePublishVolume", node.node_publish_volume(request)).map(drop)
     }
 
     async fn unmount(&self, pod: &Pod) -> Result<()> {
         let id = &pod.volume.volume_id;
         let request = ask::unpublish(id, &pod.target);
-        self.call("NodeUnpublishVolume", |c| {
-            let (mut node, request) = (c.node, request.clone());
-            async move { node.node_unpublish_volume(request).await }
-        })
-        .await?;
+        call!(self, "NodeUnpublishVolume", node.node_unpublish_volume(request))?;
         let request = ask::unstage(id, &pod.staging);
-        self.call("NodeUnstageVolume", |c| {
-            let (mut node, request) = (c.node, request.clone());
-            async move { node.node_unstage_volume(request).await }
-        })
-        .await?;
+        call!(self, "NodeUnstageVolume", node.node_unstage_volume(request))?;
         ensure!(!pod.target.exists(), "{} is still there", pod.target.display());
         if self.is_attached() {
             let request = ask::detach(id, &self.node);
-            self.call("ControllerUnpublishVolume", |c| {
-                let (mut controller, request) = (c.controller, request.clone());
-                async move { controller.controller_unpublish_volume(request).await }
-            })
-            .await?;
+            call!(self, "ControllerUnpublishVolume", controller.controller_unpublish_volume(request))?;
         }
         Ok(())
     }
 
     async fn delete(&self, id: &str) -> Result<()> {
         let request = ask::delete(id);
-        self.call("DeleteVolume", |c| {
-            let (mut controller, request) = (c.controller, request.clone());
-            async move { controller.delete_volume(request).await }
-        })
-        .await
-        .map(drop)
+        call!(self, "DeleteVolume", controller.delete_volume(request)).map(drop)
     }
 
     /// A clone, or a snapshot's restored volume, has the data.
@@ -200,21 +177,11 @@ impl Caller {
                 .await;
         }
         let request = ask::snapshot(source, &format!("{}-snapshot-{step}", pod.name));
-        let taken = self
-            .call("CreateSnapshot", |c| {
-                let (mut controller, request) = (c.controller, request.clone());
-                async move { controller.create_snapshot(request).await }
-            })
-            .await?;
+        let taken = call!(self, "CreateSnapshot", controller.create_snapshot(request))?;
         let id = taken.snapshot.context("no snapshot")?.snapshot_id;
         self.check_copy(pod, data, &format!("{}-restore-{step}", pod.name), ask::from_snapshot(&id)).await?;
         let request = ask::delete_snapshot(&id);
-        self.call("DeleteSnapshot", |c| {
-            let (mut controller, request) = (c.controller, request.clone());
-            async move { controller.delete_snapshot(request).await }
-        })
-        .await
-        .map(drop)
+        call!(self, "DeleteSnapshot", controller.delete_snapshot(request)).map(drop)
     }
 
     async fn check_copy(
@@ -238,36 +205,15 @@ impl Caller {
             return Ok(());
         }
         let request = ask::expand(&id, size);
-        let grown = self
-            .call("ControllerExpandVolume", |c| {
-                let (mut controller, request) = (c.controller, request.clone());
-                async move { controller.controller_expand_volume(request).await }
-            })
-            .await?;
+        let grown = call!(self, "ControllerExpandVolume", controller.controller_expand_volume(request))?;
         let request = pb::NodeExpandVolumeRequest {
-            volume_id: id.clone(),
-            volume_path: pod.target.display().to_string(),
             staging_target_path: pod.staging.display().to_string(),
-            capacity_range: ask::at_least(grown.capacity_bytes),
-            ..pb::NodeExpandVolumeRequest::default()
+            ..ask::node_expand(&id, &pod.target, grown.capacity_bytes)
         };
-        self.call("NodeExpandVolume", |c| {
-            let (mut node, request) = (c.node, request.clone());
-            async move { node.node_expand_volume(request).await }
-        })
-        .await?;
+        call!(self, "NodeExpandVolume", node.node_expand_volume(request))?;
         pod.shape.size = size;
-        let request = pb::NodeGetVolumeStatsRequest {
-            volume_id: id,
-            volume_path: pod.target.display().to_string(),
-            ..pb::NodeGetVolumeStatsRequest::default()
-        };
-        let stats = self
-            .call("NodeGetVolumeStats", |c| {
-                let (mut node, request) = (c.node, request.clone());
-                async move { node.node_get_volume_stats(request).await }
-            })
-            .await?;
+        let request = ask::stats(&id, &pod.target);
+        let stats = call!(self, "NodeGetVolumeStats", node.node_get_volume_stats(request))?;
         let bytes = stats.usage.iter().find(|u| u.unit() == pb::volume_usage::Unit::Bytes);
         let total = bytes.context("no bytes")?.total;
         ensure!(!pod.shape.sized || total > size * 3 / 4, "{total} bytes after growing to {size}");
