@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{Mode, fchmod};
@@ -11,6 +12,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// So many callers can wait to be let in.
 const BACKLOG: i32 = 1024;
+/// A driver that was killed while it started a helper: until that helper's execve(2), it has the socket open, too.
+const LEFT_OPEN: Duration = Duration::from_secs(2);
 
 /// A bound socket; its file is removed when this is dropped.
 #[derive(Debug)]
@@ -79,17 +82,24 @@ async fn remove_stale(path: &Path) -> Result<()> {
             path.display()
         );
     }
-    match UnixStream::connect(path).await {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!(path = %path.display(), "removing a stale socket: nobody answers on it");
-            std::fs::remove_file(path)
-                .with_context(|| format!("removing the stale socket {}", path.display()))
-        }
-        Err(error) => {
-            Err(error).with_context(|| format!("finding out who owns the socket {}", path.display()))
-        }
-        Ok(_) => bail!("another process answers on {}; it was left as it is. Stop it first", path.display()),
+    if answers(path).await? {
+        bail!("another process answers on {}; it was left as it is. Stop it first", path.display());
     }
+    tracing::info!(path = %path.display(), "removing a stale socket: nobody answers on it");
+    std::fs::remove_file(path).with_context(|| format!("removing the stale socket {}", path.display()))
+}
+
+/// Whether somebody has the socket open, and keeps it open.
+async fn answers(path: &Path) -> Result<bool> {
+    let begun = Instant::now();
+    while begun.elapsed() < LEFT_OPEN {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(false),
+            other => other.with_context(|| format!("finding out who owns the socket {}", path.display()))?,
+        };
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -115,6 +125,19 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "the dead socket's file is still there");
         Socket::bind(&path).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_driver_leaves_open_for_a_moment_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("csi.sock");
+        let left = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(left);
+        });
+        Socket::bind(&path).await.unwrap();
+        ends.join().unwrap();
     }
 
     #[tokio::test]

@@ -124,9 +124,11 @@ impl Process {
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
-        // Not those of its libraries.
-        let of_calls = |line: &&str| line.contains(" csi_driver::") || line.contains(" provisioners::");
-        let lines: Vec<_> = text.lines().rev().filter(of_calls).take(30).collect();
+        // Not those of its libraries. What begins with no time is a panic or what main prints at its end.
+        let of_driver = |line: &&str| {
+            line.contains(" csi_driver") || line.contains(" provisioners") || !line.starts_with("20")
+        };
+        let lines: Vec<_> = text.lines().rev().filter(of_driver).take(30).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
@@ -21,6 +22,8 @@ pub(super) const VOLUME_RECORD: &str = "volume.json";
 pub(super) const SNAPSHOT_RECORD: &str = "snapshot.json";
 /// Our directories, the last made last: where it is, all are.
 const OWN_DIRS: [&str; 5] = ["index", "tmp", "trash", "snapshots", "groups"];
+/// A process that was killed while it started a helper: until that helper's execve(2), it has its locks, too.
+const LEFT_OPEN: Duration = Duration::from_millis(500);
 
 /// One configured root.
 #[derive(Debug)]
@@ -83,14 +86,19 @@ impl Root {
         Ok(())
     }
 
-    /// Runs `work` if no other process is using the root; `None` if one is.
+    /// Runs `work` if no other process is using the root; `None` if one is, and goes on to.
     pub(super) fn alone<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
         self.hold()?;
         let Some(file) = self.lock.get() else {
             return Ok(None);
         };
-        if flock(file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return self.share(file).map(|()| None);
+        let begun = Instant::now();
+        while flock(file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            self.share(file)?;
+            if begun.elapsed() > LEFT_OPEN {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
         let result = work();
         self.share(file)?;
