@@ -82,6 +82,8 @@ pub struct RbdImage {
     pub unmap_options: Vec<String>,
     /// The addresses of the clients that have it open now.
     pub watchers: Vec<String>,
+    /// Whether somebody has its managed lock (feature exclusive-lock).
+    pub locked: bool,
 }
 
 /// By what an image is mapped.

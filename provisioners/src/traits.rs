@@ -218,6 +218,13 @@ pub trait NodeAccess: Send + Sync {
         Ok(())
     }
 
+    /// A volume that is not attached to this node is about to be: locks that were left behind are cleared away before the
+    /// node's client meets them. `clients`: the addresses of the clients that this node's kernel has for other volumes.
+    async fn attaching(&self, volume: &VolumeId, clients: &[String]) -> Result<()> {
+        let _ = (volume, clients);
+        Ok(())
+    }
+
     /// Writes down that a format with `fs_type` begins (`done: false`) or was completed (`done: true`).
     async fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()>;
 

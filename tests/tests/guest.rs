@@ -5,6 +5,8 @@
 mod cinder;
 #[path = "cinder/contract.rs"]
 mod cinder_contract;
+#[path = "guest/left.rs"]
+mod left;
 #[path = "guest/local.rs"]
 mod local;
 #[path = "contract_local.rs"]

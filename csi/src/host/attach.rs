@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use provisioners::{Access, Ctx, Error, Result};
 
-use super::{Host, cinder, device, loopdev};
+use super::{FormatLog, Host, cinder, device, loopdev};
 
 /// How long a device may take to show a size that its server has confirmed.
 const GROWS: Duration = Duration::from_secs(10);
@@ -44,8 +44,14 @@ impl Host {
     }
 
     /// Attaches a volume, or finds the device that it is attached as.
-    pub(super) fn attach(&self, ctx: &Ctx, r: &AttachRequest<'_>) -> Result<Attached> {
+    pub(super) fn attach(&self, ctx: &Ctx, r: &AttachRequest<'_>, log: &dyn FormatLog) -> Result<Attached> {
         ctx.stage("attaching");
+        if let Access::Rbd(image) = r.access
+            && image.locked
+            && self.device_of(r.access)?.is_none()
+        {
+            log.attaching(&self.rbd.clients()?)?;
+        }
         let attached = self.attach_device(ctx, r)?;
         // A raw volume that was published read-only leaves its flag on the device, and a loop device goes on to another
         // volume with it.

@@ -66,6 +66,8 @@ pub trait FormatLog: Sync {
     fn begin(&self, fs: &str) -> Result<()>;
     /// The file system is complete: it is never formatted again.
     fn done(&self, fs: &str) -> Result<()>;
+    /// The volume is not attached here and is about to be; the kernel has these clients for other volumes.
+    fn attaching(&self, clients: &[String]) -> Result<()>;
     /// The volume's device was attached by this call; its server sees it as the client of this address, if it is known.
     fn attached(&self, client: Option<&str>) -> Result<()>;
 }

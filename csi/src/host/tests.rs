@@ -37,6 +37,10 @@ impl FormatLog for Notes {
         Ok(())
     }
 
+    fn attaching(&self, _: &[String]) -> Result<()> {
+        Ok(())
+    }
+
     fn attached(&self, _: Option<&str>) -> Result<()> {
         Ok(())
     }

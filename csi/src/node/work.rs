@@ -249,6 +249,10 @@ impl FormatLog for Log {
         self.runtime.block_on(self.node.formatted(&self.id, fs, true))
     }
 
+    fn attaching(&self, clients: &[String]) -> Result<()> {
+        self.runtime.block_on(self.node.attaching(&self.id, clients))
+    }
+
     fn attached(&self, client: Option<&str>) -> Result<()> {
         self.runtime.block_on(self.node.attached(&self.id, &self.access, client))
     }

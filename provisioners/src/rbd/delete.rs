@@ -32,6 +32,7 @@ impl Store {
         self.check_unused(&found)?;
         ctx.stage("looking for users");
         check_unwatched(&site, &found)?;
+        Self::clear_lock(&site, &found, &[], false)?;
         ctx.check()?;
         ctx.stage("marking as deleted");
         if !found.is_deleted() {

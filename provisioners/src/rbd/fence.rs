@@ -170,9 +170,11 @@ impl Store {
         let mut journal = Journal::start(site, handle, &plan.fence)?;
         journal.step(&plan.steps[0], || blocklist(site, &plan.fence, plan.expire))?;
         let id = site.image_id(&handle.name)?.unwrap_or_default();
-        journal.step(&plan.steps[1], || match site.open(&id)?.break_lock(&owner.client, &owner.cookie) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(site.fail(&format!("breaking the lock of {}", handle.spec()), e)),
+        journal.step(&plan.steps[1], || {
+            match site.open_fenced(&id)?.break_lock(&owner.client, &owner.cookie) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(e) => Err(site.fail(&format!("breaking the lock of {}", handle.spec()), e)),
+            }
         })?;
         journal.step(&plan.steps[2], || verify(site, handle, &id))?;
         tracing::warn!(image = %handle.spec(), fence = %plan.fence, id = %journal.report.id, "recovered");
@@ -274,7 +276,7 @@ fn blocklist(site: &Site, address: &str, expire: u64) -> Result<()> {
 
 /// Proves that the image can be used: opened for changes, and its lock taken and given back.
 fn verify(site: &Site, handle: &Handle, id: &str) -> Result<()> {
-    let image = site.open(id)?;
+    let image = site.open_fenced(id)?;
     let failed = |errno| site.fail(&format!("taking the lock of {}", handle.spec()), errno);
     if image.features().map_err(failed)? & EXCLUSIVE_LOCK == 0 {
         return Ok(());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::handle::{Place, parse_handle};
+use super::handle::parse_handle;
 use super::record::{Found, OURS, SnapshotRecord};
 use super::site::{SNAPSHOTS, Site};
 use super::store::Store;
@@ -19,22 +19,9 @@ impl Store {
     }
 
     fn sites_of(&self, cluster: &super::config::RbdCluster) -> Result<BTreeMap<String, Site>> {
-        let mut sites = BTreeMap::new();
-        {
-            let session = self.sessions.get(&cluster.id, &Secrets::default())?;
-            let pools = if cluster.pools.is_empty() { session.rbd_pools()? } else { cluster.pools.clone() };
-            for pool in pools {
-                let place = Place { cluster: cluster.id.clone(), pool, namespace: String::new() };
-                let site = session.site(&place)?;
-                let namespaces = site.pool.namespaces();
-                for namespace in namespaces.map_err(|e| site.fail("listing namespaces", e))? {
-                    let place = Place { namespace, ..place.clone() };
-                    sites.insert(place.to_string(), session.site(&place)?);
-                }
-                sites.insert(place.to_string(), site);
-            }
-        }
-        Ok(sites)
+        let session = self.sessions.get(&cluster.id, &Secrets::default())?;
+        let pools = if cluster.pools.is_empty() { session.rbd_pools()? } else { cluster.pools.clone() };
+        session.sites(pools)
     }
 
     /// The places of [`Store::sites`], of the clusters whose user is configured or was in a call before.

@@ -49,6 +49,7 @@ mod record;
 mod session;
 mod site;
 mod snapshot;
+mod stale;
 mod store;
 mod sweep;
 mod tasks;

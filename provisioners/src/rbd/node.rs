@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::config::Mounter;
-use super::ffi::Key;
+use super::ffi::{Key, Locker};
 use super::handle::parse_handle;
 use super::params::Params;
 use super::record::{CLIENT, ClientNote, FS, Found, FsState};
@@ -37,10 +37,12 @@ impl Store {
         let session = &site.session;
         let failed = |errno| site.fail("asking the connection", errno);
         let looked = site.look(&found.header.image)?;
-        let watchers = match &looked {
-            Some(image) => image.watchers().map_err(|e| site.fail("listing watchers", e))?,
-            None => Vec::new(),
+        let (watchers, lockers) = match &looked {
+            Some(image) => (image.watchers(), image.lockers()),
+            None => (Ok(Vec::new()), Ok(Vec::new())),
         };
+        let watchers = watchers.map_err(|e| site.fail("listing watchers", e))?;
+        let lockers = lockers.map_err(|e| site.fail("listing locks", e))?;
         let place = &found.handle.place;
         let secure = params.map_options.iter().any(|o| o.starts_with("ms_mode=") && o != "ms_mode=legacy");
         Ok(RbdImage {
@@ -60,6 +62,7 @@ impl Store {
             map_options: params.map_options.clone(),
             unmap_options: params.unmap_options.clone(),
             watchers: watchers.into_iter().map(|watcher| watcher.address).collect(),
+            locked: lockers.iter().any(Locker::is_managed),
         })
     }
 

@@ -80,6 +80,22 @@ impl Session {
         };
         Ok(Site { place: place.clone(), pool, session: self.clone() })
     }
+
+    /// The places in these pools: each pool's own and its namespaces.
+    pub(super) fn sites(self: &Arc<Self>, pools: Vec<String>) -> Result<BTreeMap<String, Site>> {
+        let mut sites = BTreeMap::new();
+        for pool in pools {
+            let place = Place { cluster: self.cluster.clone(), pool, namespace: String::new() };
+            let site = self.site(&place)?;
+            let namespaces = site.pool.namespaces();
+            for namespace in namespaces.map_err(|e| site.fail("listing namespaces", e))? {
+                let place = Place { namespace, ..place.clone() };
+                sites.insert(place.to_string(), self.site(&place)?);
+            }
+            sites.insert(place.to_string(), site);
+        }
+        Ok(sites)
+    }
 }
 
 enum Slot {

@@ -134,8 +134,16 @@ impl Site {
         written.map_err(|e| self.fail(&format!("writing the metadata of image id {id}"), e))
     }
 
-    /// Opens an image for changes; we are one of its watchers until it is closed.
+    /// Opens an image for changes; we are one of its watchers until it is closed. A lock for which librbd would fence a
+    /// client that lives: [`Error::Unavailable`].
     pub(super) fn open(&self, id: &str) -> Result<Image> {
+        let image = self.open_fenced(id)?;
+        self.refuse_to_fence(id, &image)?;
+        Ok(image)
+    }
+
+    /// Opens an image whose lock's owner was fenced just now.
+    pub(super) fn open_fenced(&self, id: &str) -> Result<Image> {
         Image::open(&self.pool, id).map_err(|e| self.fail(&format!("opening image id {id}"), e))
     }
 

@@ -174,6 +174,11 @@ impl NodeAccess for Rbd {
         self.ask(move |store| store.mapped(&id, &before, address.as_deref())).await
     }
 
+    async fn attaching(&self, volume: &VolumeId, clients: &[String]) -> Result<()> {
+        let (id, clients) = (volume.clone(), clients.to_vec());
+        self.ask(move |store| store.before_mapping(&id, &clients)).await
+    }
+
     async fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()> {
         let (id, fs_type) = (id.clone(), fs_type.to_owned());
         self.ask(move |store| store.formatted(&id, &fs_type, done)).await

@@ -20,7 +20,11 @@ use super::{subject, sys, timed, until};
 const DATA: &[u8] = b"what was fsynced";
 
 /// A driver with a namespace of its own, and that.
-async fn on(ceph: &Ceph, test: &str, capability: pb::VolumeCapability) -> Result<(Subject, String)> {
+pub(super) async fn on(
+    ceph: &Ceph,
+    test: &str,
+    capability: pb::VolumeCapability,
+) -> Result<(Subject, String)> {
     let scratch = Scratch::new()?;
     let nodes = Api::start(scratch.path(), "node-1").await?;
     let config = ceph.config(test, scratch.path(), "    callTimeoutSeconds: 10\n")?;
@@ -29,7 +33,7 @@ async fn on(ceph: &Ceph, test: &str, capability: pb::VolumeCapability) -> Result
 }
 
 /// The kernel's devices of a namespace, by their numbers.
-fn mapped(namespace: &str) -> Vec<PathBuf> {
+pub(super) fn mapped(namespace: &str) -> Vec<PathBuf> {
     let all = std::fs::read_dir("/sys/bus/rbd/devices").into_iter().flatten().flatten();
     all.map(|entry| entry.path()).filter(|path| sys(&path.join("pool_ns")) == namespace).collect()
 }

@@ -168,6 +168,21 @@ impl World {
 }
 
 impl Fault {
+    /// Whose server or room it is about.
+    fn backend(self) -> &'static str {
+        match self {
+            Self::Kill(it) | Self::Stop(it) | Self::Slow(it) => match it {
+                Server::Nfs => "nfs",
+                Server::Osd(_) | Server::Mon => "rbd",
+                Server::Keystone | Server::Cinder | Server::Nova => "cinder",
+            },
+            Self::CutNfs | Self::FillNfs => "nfs",
+            Self::FillLocal => "local",
+            Self::FillRbd => "rbd",
+            Self::FillCinder => "cinder",
+        }
+    }
+
     fn name(self) -> String {
         let server = |server: Server| format!("{server:?}").to_lowercase();
         match self {
@@ -206,8 +221,10 @@ impl Harm {
 
     /// One fault after the other, with a little peace in between.
     pub async fn to_servers(mut self) -> Result<()> {
+        let possible = |it: &Fault| crate::chosen().any(|(_, backend)| backend == it.backend());
+        let faults: Vec<_> = FAULTS.into_iter().filter(possible).collect();
         while self.goes_on() {
-            let fault = FAULTS[self.random.below(FAULTS.len())];
+            let fault = faults[self.random.below(faults.len())];
             let hold = milliseconds(&mut self.random, 500, 7000);
             let peace = milliseconds(&mut self.random, 500, 4000);
             self.report.fault(&fault.name());

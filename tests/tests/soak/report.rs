@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -21,6 +21,8 @@ struct Calls {
 struct State {
     calls: BTreeMap<(String, String), Calls>,
     faults: BTreeMap<String, u64>,
+    /// When each fault began, in seconds from the start.
+    history: Vec<(u64, String)>,
     checksums: u64,
     pods: u64,
     /// The driver's largest resident size in each of its lives, in KiB.
@@ -30,12 +32,13 @@ struct State {
 pub struct Report {
     seed: u64,
     seconds: u64,
+    begun: Instant,
     state: Mutex<State>,
 }
 
 impl Report {
     pub fn new(seed: u64, seconds: u64) -> Self {
-        Self { seed, seconds, state: Mutex::default() }
+        Self { seed, seconds, begun: Instant::now(), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -54,7 +57,17 @@ impl Report {
     }
 
     pub fn fault(&self, name: &str) {
-        *self.state().faults.entry(name.to_owned()).or_default() += 1;
+        let mut state = self.state();
+        *state.faults.entry(name.to_owned()).or_default() += 1;
+        state.history.push((self.begun.elapsed().as_secs(), name.to_owned()));
+    }
+
+    /// The last faults, and when.
+    pub fn recent(&self) -> String {
+        let (state, now) = (self.state(), self.begun.elapsed().as_secs());
+        let last = state.history.iter().rev().take(20).rev();
+        let last: Vec<_> = last.map(|(second, name)| format!("{second} {name}")).collect();
+        format!("after {now} s; faults before it, by seconds: {}", last.join(", "))
     }
 
     pub fn checksum(&self) {
@@ -99,7 +112,8 @@ impl Report {
             })
             .collect();
         let all = json!({"seed": self.seed, "seconds": self.seconds, "pods": state.pods, "checksums": state.checksums,
-                         "calls": calls, "faults": state.faults,  "driverPeakKiB": state.memory});
+                         "calls": calls, "faults": state.faults, "history": state.history,
+                         "driverPeakKiB": state.memory});
         Ok(std::fs::write(path, serde_json::to_vec_pretty(&all)?)?)
     }
 }

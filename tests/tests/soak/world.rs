@@ -128,6 +128,22 @@ impl World {
         self.driver().log_tail()
     }
 
+    /// Prints what the kernel said last and who is fenced, before later troubles cover it; the driver's whole log is kept
+    /// where the scratch is (`KEEP_SCRATCH`).
+    pub fn show_trouble(&self) {
+        let kernel =
+            Command::new("dmesg").output().map(|it| String::from_utf8_lossy(&it.stdout).into_owned());
+        let kernel = kernel.unwrap_or_default();
+        let lines: Vec<_> = kernel.lines().filter(|line| !line.contains("socket ")).collect();
+        println!("{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        let fences = self.ceph.run("ceph", &["--connect-timeout", "5", "osd", "blocklist", "ls"]);
+        println!("fences: {fences:?}");
+        let log = self.scratch.path().join("driver.log");
+        if let Err(error) = std::fs::copy(log, control::server_dir().join("driver.log")) {
+            println!("the driver's log is not kept: {error}");
+        }
+    }
+
     /// SIGKILL, and a new process.
     pub fn restart(&self) -> Result<()> {
         let mut driver = self.driver();

@@ -58,7 +58,8 @@ impl Krbd {
         Self { bus: bus.to_owned() }
     }
 
-    fn all(&self) -> Result<Vec<Mapped>> {
+    /// What is mapped, snapshots left out.
+    pub fn all(&self) -> Result<Vec<Mapped>> {
         let entries = match fs::read_dir(self.bus.join("devices")) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(|e| Error::io(format!("reading {}", self.bus.display()), e))?,

@@ -93,6 +93,11 @@ impl Rbd {
         }
     }
 
+    /// The addresses of the clients that the kernel has for what is mapped.
+    pub fn clients(&self) -> Result<Vec<String>> {
+        Ok(self.krbd.all()?.into_iter().map(|mapped| mapped.client).collect())
+    }
+
     /// The mapping that a device belongs to.
     pub fn owner(&self, device: &Path) -> Result<Option<Mapping>> {
         if let Some(found) = self.krbd.by_device(device)? {
@@ -144,14 +149,8 @@ impl Rbd {
                 }
             }
         }
-        if r.alone && !image.watchers.is_empty() {
-            return Err(Error::Refused(format!(
-                "volume {} is open elsewhere, by {}: a second writer would destroy its file system; see `volumectl lock ls --image {}/{}`",
-                r.id,
-                image.watchers.join(", "),
-                image.pool,
-                image.image
-            )));
+        if r.alone {
+            self.refuse_second(image, r.id)?;
         }
         if image.key.is_none() {
             return Err(Error::invalid(
@@ -175,6 +174,22 @@ impl Rbd {
                 Ok(Attached { device, fresh: true, client: None })
             }
         }
+    }
+
+    /// A watch of this kernel's own client is one that an interrupted unmapping has left: the image is not mapped here.
+    fn refuse_second(&self, image: &RbdImage, id: &str) -> Result<()> {
+        let ours = self.clients()?;
+        let others = image.watchers.iter().filter(|address| !ours.contains(address));
+        let others: Vec<_> = others.map(String::as_str).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Refused(format!(
+            "volume {id} is open elsewhere, by {}: a second writer would destroy its file system; see `volumectl lock ls --image {}/{}`",
+            others.join(", "),
+            image.pool,
+            image.image
+        )))
     }
 
     /// Takes a mapping away.

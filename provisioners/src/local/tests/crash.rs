@@ -105,6 +105,22 @@ async fn recovery_leaves_alone_what_another_process_may_be_making() {
 }
 
 #[tokio::test]
+async fn recovery_waits_a_moment_for_what_a_killed_process_left_locked() {
+    let bench = Bench::new();
+    bench.make("v").await;
+    std::fs::create_dir(bench.own("tmp/volume-x")).unwrap();
+    let left = std::fs::File::open(bench.own("tmp")).unwrap();
+    left.lock_shared().unwrap();
+    let ends = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        drop(left);
+    });
+    assert_eq!(bench.local.recover().unwrap().len(), 1);
+    ends.join().unwrap();
+    bench.assert_tidy();
+}
+
+#[tokio::test]
 async fn recovery_of_nothing_makes_nothing() {
     let bench = Bench::new();
     assert!(bench.local.recover().unwrap().is_empty());

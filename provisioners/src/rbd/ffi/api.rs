@@ -126,6 +126,7 @@ library! {
         fn rados_ioctx_set_namespace(Handle, Text);
         fn rados_exec(Handle, Text, Text, Text, *const u8, usize, *mut u8, usize) -> c_int;
         fn rados_remove(Handle, Text) -> c_int;
+        fn rados_break_lock(Handle, Text, Text, Text, Text) -> c_int;
         fn rados_create_read_op() -> Handle;
         fn rados_release_read_op(Handle);
         fn rados_read_op_exec(Handle, Text, Text, *const u8, usize, *mut *mut c_char, *mut usize, *mut c_int);

@@ -81,6 +81,28 @@ impl Pool {
         check(unsafe { (self.connection.api.rados.rados_remove)(self.raw, object.as_ptr()) }).map(drop)
     }
 
+    /// Breaks a lock (cls_lock) by its owner (`client.4711`) and cookie. Nobody is fenced. No such lock: ENOENT.
+    pub(crate) fn break_lock(
+        &self,
+        object: &str,
+        lock: &str,
+        client: &str,
+        cookie: &str,
+    ) -> Result<(), Errno> {
+        let (object, lock, client, cookie) = (text(object)?, text(lock)?, text(client)?, text(cookie)?);
+        // SAFETY: pool and strings are alive.
+        check(unsafe {
+            (self.connection.api.rados.rados_break_lock)(
+                self.raw,
+                object.as_ptr(),
+                lock.as_ptr(),
+                client.as_ptr(),
+                cookie.as_ptr(),
+            )
+        })
+        .map(drop)
+    }
+
     /// Sets keys of an object's map; the object is made if it is not there.
     pub(crate) fn omap_set(&self, object: &str, entries: &[(&str, &[u8])]) -> Result<(), Errno> {
         let keys: Vec<_> = entries.iter().map(|(key, _)| key.as_ptr().cast::<c_char>()).collect();

@@ -1,0 +1,124 @@
+//! Managed locks that were left behind.
+//!
+//! librbd and the kernel's client take a lock whose owner has no watch by fencing the owner's client first. All images
+//! that a node's kernel has mapped share one client (rbd(8), `noshare`), so an unmapping that was interrupted - its driver
+//! killed while the cluster took no writes - leaves a lock for which the node's other volumes would be lost, perhaps by
+//! the node itself when it maps the image again. Here such a lock is told from that of a client that is gone, and broken
+//! without a fence where it is proved that nobody uses it; where that cannot be proved, it is not met.
+
+use std::time::Duration;
+
+use super::ffi::{Errno, Image, Locker, Watcher};
+use super::locks::open_elsewhere;
+use super::record::Found;
+use super::site::Site;
+use super::store::Store;
+use crate::{Error, Result, Secrets, VolumeId};
+
+/// The managed lock's name (`RBD_LOCK_NAME`).
+const LOCK: &str = "rbd_lock";
+/// A client that has lost its watch by a storage daemon's restart has it again after this time.
+const BETWEEN: Duration = Duration::from_secs(2);
+
+impl Locker {
+    /// Whether a watch is that of this lock: librbd compares the number in the cookie, too.
+    fn is_watched_by(&self, watcher: &Watcher) -> bool {
+        let number = self.cookie.strip_prefix("auto ").and_then(|number| number.parse().ok());
+        watcher.address == self.address && number.is_none_or(|number: u64| number == watcher.cookie)
+    }
+}
+
+/// The owner of an image's managed lock.
+fn owner(site: &Site, image: &Image) -> Result<Option<Locker>> {
+    let lockers = image.lockers().map_err(|e| site.fail("listing locks", e))?;
+    Ok(lockers.into_iter().find(Locker::is_managed))
+}
+
+/// That owner, if nothing says that it has the image open.
+fn silent_owner(site: &Site, image: &Image) -> Result<Option<Locker>> {
+    let Some(owner) = owner(site, image)? else { return Ok(None) };
+    let watchers = image.watchers().map_err(|e| site.fail("listing watchers", e))?;
+    Ok(Some(owner).filter(|owner| !watchers.iter().any(|watcher| owner.is_watched_by(watcher))))
+}
+
+impl Site {
+    /// Refuses where librbd, taking this image's lock, would fence a client that lives.
+    pub(super) fn refuse_to_fence(&self, id: &str, image: &Image) -> Result<()> {
+        let Some(owner) = silent_owner(self, image)? else { return Ok(()) };
+        match self.sign_of_life(&owner)? {
+            Some(sign) => Err(left(&format!("image id {id}"), &owner, &sign)),
+            None => Ok(()),
+        }
+    }
+
+    /// An image of this cluster that a lock's owner has open; none if it is fenced.
+    fn sign_of_life(&self, owner: &Locker) -> Result<Option<String>> {
+        if Store::surroundings(self)?.fenced.contains_key(&owner.address) {
+            return Ok(None);
+        }
+        for site in self.session.sites(self.session.rbd_pools()?)?.into_values() {
+            let open = open_elsewhere(&site, "", |address| address == owner.address, &|_, _| {})?;
+            if let Some(first) = open.into_iter().next() {
+                return Ok(Some(first));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Store {
+    /// Clears what an interrupted unmapping has left of a volume that is not mapped on this node.
+    pub(super) fn before_mapping(&self, id: &VolumeId, clients: &[String]) -> Result<()> {
+        let (site, found) = self.volume(id, &Secrets::default())?;
+        Self::clear_lock(&site, &found, clients, true)
+    }
+
+    /// Breaks a volume's lock if it was left by a client that lives: one of `ours`, which are known not to have the volume
+    /// mapped; or one that has shown no watch for a while though it has other images open, if by our records the volume is
+    /// on no node (not asked unless `recorded`: the volume is being deleted). Not proved: [`Error::Unavailable`]. The lock
+    /// of a client that is gone stays: it is fenced by who takes the lock.
+    pub(super) fn clear_lock(site: &Site, found: &Found, ours: &[String], recorded: bool) -> Result<()> {
+        let id = &found.header.image;
+        let Some(image) = site.look(id)? else { return Ok(()) };
+        let Some(held) = owner(site, &image)? else { return Ok(()) };
+        if ours.contains(&held.address) {
+            return break_left(site, found, &held, "this node's client, which does not have it mapped");
+        }
+        let Some(silent) = silent_owner(site, &image)? else { return Ok(()) };
+        let Some(sign) = site.sign_of_life(&silent)? else { return Ok(()) };
+        if recorded && !is_on_no_node(found, &silent) {
+            return Err(left(&format!("volume {}", found.handle), &silent, &sign));
+        }
+        std::thread::sleep(BETWEEN);
+        if silent_owner(site, &image)?.as_ref() != Some(&silent) {
+            return Ok(());
+        }
+        break_left(site, found, &silent, "a client that lives and shows no watch of it")
+    }
+}
+
+/// Whether our records prove that a client's node does not have the volume. Without any record nothing is proved.
+fn is_on_no_node(found: &Found, owner: &Locker) -> bool {
+    let (clients, published) = (found.clients(), found.published());
+    let node = clients.iter().find(|(_, note)| note.address == owner.address).map(|(node, _)| node);
+    !published.is_empty() && node.is_some_and(|node| !published.contains_key(node))
+}
+
+fn break_left(site: &Site, found: &Found, owner: &Locker, whose: &str) -> Result<()> {
+    let header = format!("rbd_header.{}", found.header.image);
+    match site.pool.break_lock(&header, LOCK, &owner.client, &owner.cookie) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(e) => return Err(site.fail(&format!("breaking the lock of {}", found.handle.spec()), e)),
+    }
+    tracing::warn!(volume = %found.handle, client = %owner.client, address = %owner.address, whose,
+        "cleared a lock that was left behind");
+    Ok(())
+}
+
+fn left(what: &str, owner: &Locker, sign: &str) -> Error {
+    Error::Unavailable(format!(
+        "{what} is locked by {} ({}), which has no watch of it but has {sign} open, so it lives: taking the lock would fence it, and all that it has open would be lost; \
+         repeat the call, and if that does not help see `volumectl lock ls`",
+        owner.client, owner.address
+    ))
+}
