@@ -20,7 +20,7 @@ test-kernel: ## The node's tests in a guest whose kernel has NFS, RBD and disks 
 	scripts/install-deps test
 	scripts/test-kernel
 
-soak: ## Pods on all backends while servers and drivers are killed (SOAK_SECONDS, default 1800; SOAK_SEED)
+soak: ## Pods on all backends while servers and drivers are killed (SOAK_SECONDS, default 1800; SOAK_SEED; SOAK_BACKENDS)
 	scripts/install-deps test
 	scripts/test-kernel soak
 

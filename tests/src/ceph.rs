@@ -37,6 +37,14 @@ impl Ceph {
         started.as_ref().map(Some).map_err(|e| anyhow::anyhow!("starting Ceph: {e}"))
     }
 
+    /// A cluster of one OSD for one test, which harms it. `None` as for [`Ceph::shared`].
+    pub async fn own(test: &str) -> Result<Option<Self>> {
+        if !possible(test, &PROGRAMS) {
+            return Ok(None);
+        }
+        tokio::task::spawn_blocking(|| Self::start(1)).await?.map(Some)
+    }
+
     /// Starts a cluster of some OSDs on loopback, or where guests reach it.
     pub fn start(osds: u32) -> Result<Self> {
         Self::start_at(osds, control::address())

@@ -56,13 +56,23 @@ impl Site {
         if Store::surroundings(self)?.fenced.contains_key(&owner.address) {
             return Ok(None);
         }
-        for site in self.session.sites(self.session.rbd_pools()?)?.into_values() {
-            let open = open_elsewhere(&site, "", |address| address == owner.address, &|_, _| {})?;
-            if let Some(first) = open.into_iter().next() {
-                return Ok(Some(first));
+        for pool in self.session.rbd_pools()? {
+            for site in seen(self.session.sites(vec![pool]))?.into_values() {
+                let open = seen(open_elsewhere(&site, "", |it| it == owner.address, &|_, _| {}))?;
+                if let Some(first) = open.into_iter().next() {
+                    return Ok(Some(first));
+                }
             }
         }
         Ok(None)
+    }
+}
+
+/// Nothing is seen where our user may not look, or what is gone by now.
+fn seen<T: Default>(found: Result<T>) -> Result<T> {
+    match found {
+        Err(Error::Denied(_) | Error::NotFound(_)) => Ok(T::default()),
+        other => other,
     }
 }
 
@@ -121,4 +131,36 @@ fn left(what: &str, owner: &Locker, sign: &str) -> Error {
          repeat the call, and if that does not help see `volumectl lock ls`",
         owner.client, owner.address
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watcher(address: &str, cookie: u64) -> Watcher {
+        Watcher { address: address.into(), client: 4711, cookie }
+    }
+
+    #[test]
+    fn a_watch_is_that_of_the_lock_whose_number_it_has() {
+        let mut locker = Locker {
+            client: "client.4711".into(),
+            cookie: "auto 5".into(),
+            address: "10.0.0.1:0/7".into(),
+            exclusive: true,
+            tag: "internal".into(),
+        };
+        assert!(locker.is_watched_by(&watcher("10.0.0.1:0/7", 5)));
+        assert!(!locker.is_watched_by(&watcher("10.0.0.1:0/8", 5)), "another client");
+        assert!(!locker.is_watched_by(&watcher("10.0.0.1:0/7", 6)), "another mapping by the same client");
+        locker.cookie = "something else".into();
+        assert!(locker.is_watched_by(&watcher("10.0.0.1:0/7", 6)));
+    }
+
+    #[test]
+    fn what_may_not_be_looked_at_is_not_seen() {
+        assert_eq!(seen(Ok(3)).unwrap(), 3);
+        assert_eq!(seen::<i32>(Err(Error::Denied("no".into()))).unwrap(), 0);
+        assert!(seen::<i32>(Err(Error::Unavailable("later".into()))).is_err());
+    }
 }

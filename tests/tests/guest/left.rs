@@ -60,10 +60,7 @@ fn lives(s: &Subject, ceph: &Ceph, kept: &Used) -> Result<()> {
 /// The same node has the volume again at once: Ceph's own clients would fence that node, and all its volumes with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_left_does_not_fence_its_node() -> Result<()> {
-    if Ceph::shared("left")?.is_none() {
-        return Ok(());
-    }
-    let ceph = tokio::task::spawn_blocking(|| Ceph::start(1)).await??;
+    let Some(ceph) = Ceph::own("left").await? else { return Ok(()) };
     let (s, namespace) = on(&ceph, "left", ask::mount("ext4")).await?;
     let mut all = Vec::new();
     for name in ["kept", "again", "gone"] {

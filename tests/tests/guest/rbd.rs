@@ -122,10 +122,7 @@ async fn noshare_gives_each_image_a_client() -> Result<()> {
 /// Without a monitor a mapped image is unmapped, mapping one fails in time, and later it is mapped again.
 #[tokio::test(flavor = "multi_thread")]
 async fn mapped_again_after_the_monitor_was_away() -> Result<()> {
-    if Ceph::shared("monitor")?.is_none() {
-        return Ok(());
-    }
-    let ceph = tokio::task::spawn_blocking(|| Ceph::start(1)).await??;
+    let Some(ceph) = Ceph::own("monitor").await? else { return Ok(()) };
     let (s, namespace) = on(&ceph, "monitor", ask::mount("xfs")).await?;
     let mut request = s.create_request("monitor");
     request.capacity_range = ask::at_least(320 * ask::MIB);

@@ -110,10 +110,8 @@ async fn a_full_pool_is_exhausted_and_says_so() -> Result<()> {
 
 /// The driver and its cluster, which nobody else uses.
 async fn alone(test: &str, more: &str) -> Result<Option<(Ceph, Scratch, InProcess)>> {
-    if Ceph::shared(test)?.is_none() {
-        return Ok(None);
-    }
-    let (ceph, scratch) = (Ceph::start(1)?, Scratch::new()?);
+    let Some(ceph) = Ceph::own(test).await? else { return Ok(None) };
+    let scratch = Scratch::new()?;
     let driver = InProcess::start(&ceph.config_in(scratch.path(), "rbd", "", "alone", more)).await?;
     Ok(Some((ceph, scratch, driver)))
 }
@@ -200,10 +198,7 @@ async fn a_fenced_driver_connects_anew() -> Result<()> {
 /// a call takes long: sooner than the call is given up.
 #[tokio::test(flavor = "multi_thread")]
 async fn daemons_that_start_anew_are_found_also_with_a_short_timeout() -> Result<()> {
-    if Ceph::shared("anew")?.is_none() {
-        return Ok(());
-    }
-    let ceph = tokio::task::spawn_blocking(|| Ceph::start(1)).await??;
+    let Some(ceph) = Ceph::own("anew").await? else { return Ok(()) };
     let scratch = Scratch::new()?;
     let config = ceph.config("anew", scratch.path(), "    callTimeoutSeconds: 5\n")?;
     let driver = InProcess::start(&config.text).await?;
