@@ -269,7 +269,8 @@ pub fn refused<T: Debug>(answer: Result<Response<T>, Status>, code: Code, words:
 }
 
 /// The cases, each a test: `contract_suite!(setup)` where `async fn setup(case: &str) -> Result<Option<Subject>>`;
-/// `None` when it said why it skips.
+/// `None` when it said why it skips. `contract_suite!(data setup)`: only those in which data is written, for a further
+/// file system where the controller does the same as for the first and is slow.
 #[macro_export]
 macro_rules! contract_suite {
     ($setup:ident) => {
@@ -281,10 +282,15 @@ macro_rules! contract_suite {
                 many_volumes_at_once, capabilities_are_validated, expansion_grows_and_never_shrinks,
                 what_cannot_be_modified_is_refused},
             lists::{paging_shows_each_volume_once, bad_tokens_are_aborted, capacity_is_real},
+            publish::{attach_is_idempotent, attach_conflicts_are_refused, a_published_volume_is_not_deleted}
+        );
+        $crate::contract_suite!(data $setup);
+    };
+    (data $setup:ident) => {
+        $crate::contract_suite!(@cases $setup;
             snapshots::{snapshots_are_idempotent, a_restore_has_the_data_of_the_snapshot, a_clone_has_the_data,
                 sources_are_checked, snapshots_can_be_listed_and_filtered, snapshots_outlive_their_volume,
                 groups_are_all_or_nothing},
-            publish::{attach_is_idempotent, attach_conflicts_are_refused, a_published_volume_is_not_deleted},
             node::{a_volume_lives_its_whole_life, data_survives_unstage, statistics_are_given,
                 read_only_is_read_only, two_pods_share_a_volume, one_pod_only_means_one, a_staged_volume_grows,
                 an_unstaged_volume_grows},

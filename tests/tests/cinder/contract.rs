@@ -1,4 +1,5 @@
-//! The contract suite: as a file system and as a raw block device, attached by Nova.
+//! The contract suite: as a file system and as a raw block device, attached by Nova; of ext4 the part about data, for
+//! Cinder does the same for both.
 
 use anyhow::Result;
 use csi_proto::v1 as pb;
@@ -39,7 +40,7 @@ mod ext4 {
         Ok(subject.map(|s| Subject { grows_staged: e2e::can_grow_ext4_online(), ..s }))
     }
 
-    e2e::contract_suite!(setup);
+    e2e::contract_suite!(data setup);
 }
 
 mod block {
