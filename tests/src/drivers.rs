@@ -83,7 +83,7 @@ impl Process {
         let out = fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let child = Command::new(binary("csi-driver")?)
             .args(["--config".as_ref(), file.as_os_str()])
-            .args(["--log", "debug"])
+            .args(["--log", "info,csi_driver=debug,provisioners=debug"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(out)
@@ -124,12 +124,8 @@ impl Process {
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
-        // Not those of its libraries. What begins with no time is a panic or what main prints at its end.
-        let of_driver = |line: &&str| {
-            line.contains(" csi_driver") || line.contains(" provisioners") || !line.starts_with("20")
-        };
-        let lines: Vec<_> = text.lines().rev().filter(of_driver).take(30).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
     }
 }
 

@@ -136,12 +136,29 @@ impl OpenStack {
 
     /// How many volumes the project `demo`, which has one at least, may have.
     pub async fn set_quota(&self, volumes: i64) -> Result<()> {
+        let quota = json!({"quota_set": {"volumes": volumes}});
+        self.bare("admin").put(Service::Volume, &self.quota_path().await?, quota).await.map(drop)?;
+        Ok(())
+    }
+
+    /// A quota of as many volumes as there are: Cinder takes none below that, and volumes come and go meanwhile.
+    pub async fn fill_quota(&self) -> Result<()> {
+        let path = self.quota_path().await?;
+        for _ in 0..20 {
+            let all = self.bare("admin").ask(Service::Volume, &format!("{path}?usage=true"), None).await?;
+            let volumes = &all["quota_set"]["volumes"];
+            let count = |what: &str| volumes[what].as_i64().with_context(|| format!("no {what} in {all}"));
+            if self.set_quota(count("in_use")? + count("reserved")?).await.is_ok() {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("the quota was below the usage twenty times")
+    }
+
+    async fn quota_path(&self) -> Result<String> {
         let all = self.bare("demo").ask(Service::Volume, "volumes/detail?limit=1", None).await?;
         let project = all["volumes"][0]["os-vol-tenant-attr:tenant_id"].as_str().context("no project")?;
-        let path = format!("os-quota-sets/{project}");
-        let quota = json!({"quota_set": {"volumes": volumes}});
-        self.bare("admin").put(Service::Volume, &path, quota).await.map(drop)?;
-        Ok(())
+        Ok(format!("os-quota-sets/{project}"))
     }
 
     /// Makes a server, booted from a volume; its id.

@@ -30,6 +30,8 @@ pub struct AttachRequest<'a> {
     pub read_only: bool,
     /// Nobody else may have it open.
     pub alone: bool,
+    /// Is told before it is attached.
+    pub log: &'a dyn FormatLog,
 }
 
 impl Host {
@@ -44,14 +46,8 @@ impl Host {
     }
 
     /// Attaches a volume, or finds the device that it is attached as.
-    pub(super) fn attach(&self, ctx: &Ctx, r: &AttachRequest<'_>, log: &dyn FormatLog) -> Result<Attached> {
+    pub(super) fn attach(&self, ctx: &Ctx, r: &AttachRequest<'_>) -> Result<Attached> {
         ctx.stage("attaching");
-        if let Access::Rbd(image) = r.access
-            && image.locked
-            && self.device_of(r.access)?.is_none()
-        {
-            log.attaching(&self.rbd.clients()?)?;
-        }
         let attached = self.attach_device(ctx, r)?;
         // A raw volume that was published read-only leaves its flag on the device, and a loop device goes on to another
         // volume with it.

@@ -79,7 +79,7 @@ impl Host {
     ) -> Result<()> {
         let (id, access) = (r.id, &r.volume.access);
         let alone = !r.capability.mode.is_multi_node();
-        let attached = self.attach(ctx, &AttachRequest { id, access, read_only, alone }, log)?;
+        let attached = self.attach(ctx, &AttachRequest { id, access, read_only, alone, log })?;
         self.ready(ctx, r.id, r.volume, &attached, log).inspect_err(|_| self.detach_again(ctx, &attached))
     }
 
@@ -116,7 +116,7 @@ impl Host {
     fn stage_file_system(&self, ctx: &Ctx, wish: &Wish<'_>, log: &dyn FormatLog) -> Result<()> {
         paths::make("staging_target_path", &wish.staging, Kind::Directory)?;
         let (id, access, read_only) = (wish.id, &wish.volume.access, wish.read_only);
-        let attached = self.attach(ctx, &AttachRequest { id, access, read_only, alone: wish.alone }, log)?;
+        let attached = self.attach(ctx, &AttachRequest { id, access, read_only, alone: wish.alone, log })?;
         if let Some(mount) = mounts::on(&wish.staging)?.last() {
             return accept(mount, mount.source == attached.device.as_os_str(), read_only, &wish.staging);
         }

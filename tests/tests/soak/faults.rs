@@ -159,7 +159,7 @@ impl World {
             }
             Fault::FillCinder => {
                 let runtime = Handle::current();
-                runtime.block_on(self.cloud.set_quota(1))?;
+                runtime.block_on(self.cloud.fill_quota())?;
                 wait();
                 runtime.block_on(self.cloud.set_quota(NO_QUOTA))
             }

@@ -152,6 +152,9 @@ impl Rbd {
         if r.alone {
             self.refuse_second(image, r.id)?;
         }
+        if image.locked {
+            r.log.attaching(&self.clients()?)?;
+        }
         if image.key.is_none() {
             return Err(Error::invalid(
                 "secrets",
