@@ -168,7 +168,7 @@ impl Store {
             )));
         }
         let mut journal = Journal::start(site, handle, &plan.fence)?;
-        journal.step(&plan.steps[0], || blocklist(site, &plan.fence, plan.expire))?;
+        journal.step(&plan.steps[0], || blocklist(site, &plan.fence, Some(plan.expire)))?;
         let id = site.image_id(&handle.name)?.unwrap_or_default();
         journal.step(&plan.steps[1], || {
             match site.open_fenced(&id)?.break_lock(&owner.client, &owner.cookie) {
@@ -201,7 +201,7 @@ impl Store {
         if open_elsewhere(site, &handle.name, |open| open == address, &|_, _| {})?.is_empty() {
             let mut journal = Journal::start(site, handle, &address)?;
             let what = format!("fence {address} of node {} for {EXPIRE} s", holder.node);
-            return journal.step(&what, || blocklist(site, &address, EXPIRE));
+            return journal.step(&what, || blocklist(site, &address, Some(EXPIRE)));
         }
         Err(Error::Refused(format!("{address} of node {} has other images open, so it lives", holder.node)))
     }
@@ -266,10 +266,11 @@ fn refuse_live(
     }
 }
 
-fn blocklist(site: &Site, address: &str, expire: u64) -> Result<()> {
+/// Fences a client for some seconds; `None`: as long as the cluster's setting says (`mon_osd_blocklist_default_expire`).
+pub(super) fn blocklist(site: &Site, address: &str, expire: Option<u64>) -> Result<()> {
+    let mut arguments = vec![("blocklistop", "add".into()), ("addr", address.into())];
     #[allow(clippy::cast_precision_loss)]
-    let expire = serde_json::Value::from(expire as f64);
-    let arguments = [("blocklistop", "add".into()), ("addr", address.into()), ("expire", expire)];
+    arguments.extend(expire.map(|seconds| ("expire", serde_json::Value::from(seconds as f64))));
     site.session.command("osd blocklist", &arguments)?;
     site.session.connection.latest_map().map_err(|e| site.fail("waiting for the cluster's new map", e))
 }

@@ -21,6 +21,8 @@ pub(super) const DELETED: &str = "volumectl.deleted";
 pub(super) const PUBLISHED: &str = "volumectl.published/";
 /// Keys of clients: this and the node.
 pub(super) const CLIENT: &str = "volumectl.client/";
+/// The address of the client that is growing the image; it stays when that is killed.
+pub(super) const GROWING: &str = "volumectl.growing";
 /// What all of our keys begin with.
 pub(super) const OURS: &str = "volumectl.";
 

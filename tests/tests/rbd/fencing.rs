@@ -178,6 +178,27 @@ async fn a_silent_owner_cannot_write_after_it_was_fenced() -> Result<()> {
     w.delete(&id).await
 }
 
+/// A driver that was killed while it grew an image has its lock and a watch that is answered no more: here a client that
+/// was stopped. The growth is finished at once, not when the watch has timed out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_growth_that_was_cut_short_is_finished_at_once() -> Result<()> {
+    let Some(w) = World::new("short", "").await? else { return Ok(()) };
+    let id = w.make("short").await?;
+    let spec = w.spec("short");
+    let owner = Client::writer(&w, "short")?;
+    let address = locks(&w, "short")?["locks"][0]["address"].as_str().context("no address")?.to_owned();
+    let note = |w: &World| w.rbd(&["image-meta", "list", &spec]);
+    w.rbd(&["image-meta", "set", &spec, "volumectl.growing", &address])?;
+    owner.signal("STOP")?;
+    let request = ask::expand(&id, 2 * SIZE);
+    let grown = w.clients.controller.clone().controller_expand_volume(request.clone()).await?.into_inner();
+    ensure!(grown.capacity_bytes == 2 * SIZE && is_fenced(&w, &address)?, "{grown:?}");
+    ensure!(!note(&w)?.contains("volumectl.growing"), "the note stays");
+    w.clients.controller.clone().controller_expand_volume(request).await?;
+    drop(owner);
+    w.delete(&id).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_blast_radius_is_shown() -> Result<()> {
     let Some(w) = World::new("radius", "").await? else { return Ok(()) };
