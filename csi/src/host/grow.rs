@@ -7,7 +7,7 @@ use std::path::Path;
 use provisioners::{Ctx, Error, Result};
 
 use super::fsck;
-use super::runner::Tools;
+use super::runner::{Output, Tools};
 
 /// A file system that is smaller than its device by less than this is as large as it gets: allocation is in groups.
 pub const SLACK: u64 = 1 << 20;
@@ -64,31 +64,59 @@ pub fn offline(tools: &Tools, ctx: &Ctx, device: &Path, fs: &str, size: u64) -> 
     tools.must(ctx, "resize2fs", &[device.as_os_str()]).map(drop)
 }
 
-/// Grows a mounted file system.
+/// Grows a mounted file system. One that is growing already, as when a driver was killed and its program goes on:
+/// [`Error::Unavailable`].
 pub fn online(tools: &Tools, ctx: &Ctx, device: &Path, mount: &Path, fs: &str) -> Result<()> {
     let mount = mount.as_os_str();
-    match fs {
-        "xfs" => tools.must(ctx, "xfs_growfs", &["-d".as_ref(), mount]).map(drop),
-        "btrfs" => {
-            let args = ["filesystem".as_ref(), "resize".as_ref(), "max".as_ref(), mount];
-            tools.must(ctx, "btrfs", &args).map(drop)
-        }
-        "ext4" => ext4_online(tools, ctx, device),
-        other => Err(Error::Unsupported(format!("growing a mounted {other}"))),
-    }
+    let (program, arguments) = match fs {
+        "xfs" => ("xfs_growfs", vec!["-d".as_ref(), mount]),
+        "btrfs" => ("btrfs", vec!["filesystem".as_ref(), "resize".as_ref(), "max".as_ref(), mount]),
+        "ext4" => ("resize2fs", vec![device.as_os_str()]),
+        other => return Err(Error::Unsupported(format!("growing a mounted {other}"))),
+    };
+    let output = tools.run(ctx, program, &arguments)?;
+    if output.code == Some(0) { Ok(()) } else { Err(not_grown(&output, program, device)) }
 }
 
-fn ext4_online(tools: &Tools, ctx: &Ctx, device: &Path) -> Result<()> {
-    let output = tools.run(ctx, "resize2fs", &[device.as_os_str()])?;
-    if output.code == Some(0) {
-        return Ok(());
+fn not_grown(output: &Output, program: &str, device: &Path) -> Error {
+    let said = |words: &[&str]| words.iter().any(|words| output.stderr.contains(words));
+    if said(&["in progress", "Device or resource busy"]) {
+        return Error::Unavailable(format!(
+            "the file system on {} is being grown already ({}); repeat the call",
+            device.display(),
+            output.failure(program)
+        ));
     }
-    if output.stderr.contains("Operation not permitted") || output.stderr.contains("Permission denied") {
-        return Err(Error::Denied(format!(
+    if program == "resize2fs" && said(&["Operation not permitted", "Permission denied"]) {
+        return Error::Denied(format!(
             "growing the mounted ext4 on {} needs CAP_SYS_RESOURCE, which this process lacks: give the node container \
              that capability, or unstage the volume and stage it again, which grows it offline",
             device.display()
-        )));
+        ));
     }
-    Err(Error::Internal(output.failure("resize2fs")))
+    Error::Internal(output.failure(program))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_growth_that_goes_on_is_repeated_and_a_missing_right_is_named() {
+        let error = |program, stderr: &str| {
+            let output = Output { code: Some(1), stdout: String::new(), stderr: stderr.into() };
+            not_grown(&output, program, Path::new("/dev/rbd0"))
+        };
+        let busy = [
+            ("xfs_growfs", "xfs_growfs: growfs operation in progress already"),
+            ("resize2fs", "resize2fs: Device or resource busy While checking for on-line resizing support"),
+            ("btrfs", "ERROR: unable to start resize, another exclusive operation 'resize' in progress"),
+        ];
+        for (program, stderr) in busy {
+            assert!(matches!(error(program, stderr), Error::Unavailable(_)), "{stderr}");
+        }
+        let denied = error("resize2fs", "resize2fs: Operation not permitted");
+        assert!(matches!(&denied, Error::Denied(why) if why.contains("CAP_SYS_RESOURCE")), "{denied}");
+        assert!(matches!(error("xfs_growfs", "xfs_growfs: bad magic"), Error::Internal(_)));
+    }
 }
