@@ -230,9 +230,10 @@ impl Harm {
             self.report.fault(&fault.name());
             let it = self.world.clone();
             let work = move || {
-                let kills_cinder = matches!(fault, Fault::Kill(Server::Cinder));
-                let drained = kills_cinder.then(|| it.cinder.blocking_write());
-                if kills_cinder && !Handle::current().block_on(it.cinder_is_at_rest())? {
+                // Without Keystone Cinder cannot tell Nova of a growth, and does not try again.
+                let at_rest = matches!(fault, Fault::Kill(Server::Cinder | Server::Keystone));
+                let drained = at_rest.then(|| it.cinder.blocking_write());
+                if at_rest && !Handle::current().block_on(it.cinder_is_at_rest())? {
                     return Ok(());
                 }
                 let _alone = it.servers.lock().unwrap_or_else(PoisonError::into_inner);
