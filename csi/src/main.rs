@@ -1,6 +1,6 @@
 //! `csi-driver`: wires the parts together in a fixed order: logs, configuration, backends, sockets, ready.
 
-use std::process::ExitCode;
+use provisioners::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -16,7 +16,11 @@ use tokio::signal::unix::{SignalKind, signal};
 /// The command line or the configuration is wrong (EX_USAGE of sysexits(3)).
 const EX_USAGE: u8 = 64;
 
-fn main() -> ExitCode {
+fn main() {
+    run().end()
+}
+
+fn run() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Some(code) = host::run_helper(&arguments) {
         return ExitCode::from(u8::try_from(code).unwrap_or(1));

@@ -11,6 +11,7 @@ mod blocking;
 pub mod cinder;
 mod context;
 mod error;
+mod exit;
 mod filesystem;
 pub mod local;
 mod naming;
@@ -26,6 +27,7 @@ pub use access::{Access, CinderDisk, NfsMount, NodeVolume, RbdImage, RbdMounter,
 pub use backend::{Backend, Feature};
 pub use context::{Ctx, Observer};
 pub use error::{Error, Result};
+pub use exit::ExitCode;
 pub use naming::{NameTemplate, key_for};
 pub use parameters::{ParameterDoc, Parameters, parse_size};
 pub use traits::{

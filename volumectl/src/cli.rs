@@ -1,8 +1,8 @@
 //! The command line: what the user typed, and where it goes.
 
+use provisioners::ExitCode;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser, Subcommand};

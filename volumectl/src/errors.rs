@@ -1,7 +1,7 @@
 //! What a failure prints, and the exit code.
 
+use provisioners::ExitCode;
 use std::io;
-use std::process::ExitCode;
 
 use owo_colors::OwoColorize as _;
 use tonic::{Code, Status};

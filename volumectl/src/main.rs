@@ -1,14 +1,9 @@
 //! `volumectl`.
 
-use std::process::ExitCode;
-
 use clap::Parser as _;
 use volumectl::{cli, errors};
 
-fn main() -> ExitCode {
+fn main() {
     let cli = cli::Cli::parse();
-    match cli::run(cli) {
-        Ok(code) => code,
-        Err(error) => errors::report(&error),
-    }
+    cli::run(cli).unwrap_or_else(|error| errors::report(&error)).end()
 }

@@ -61,6 +61,7 @@ pub use admin::{Admin, ImageDetails, ImageInfo};
 pub use bare::Bare;
 pub use config::{Mounter, Purge, RbdCluster, RbdConfig};
 pub use fence::{FenceOptions, FencePlan, FenceReport, Step};
+pub(crate) use ffi::exit;
 pub use handle::{Handle, Place, parse_handle};
 pub use locks::{Alive, ImageLocks, LockOwner, OpenBy};
 

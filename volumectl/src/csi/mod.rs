@@ -6,7 +6,7 @@ mod info;
 mod node;
 mod snapshots;
 
-use std::process::ExitCode;
+use provisioners::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};

@@ -5,8 +5,8 @@ mod driver;
 mod steps;
 mod volumes;
 
+use provisioners::ExitCode;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};

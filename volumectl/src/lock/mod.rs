@@ -2,7 +2,7 @@
 
 mod recover;
 
-use std::process::ExitCode;
+use provisioners::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};

@@ -1,7 +1,7 @@
 //! `volumectl lock recover`: the plan first, the deed after `--yes`.
 
+use provisioners::ExitCode;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
-use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;

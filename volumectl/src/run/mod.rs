@@ -8,8 +8,8 @@ mod session;
 mod state;
 mod undo;
 
+use provisioners::ExitCode;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};

@@ -1,7 +1,7 @@
 //! `volumectl volume`: images as an administrator handles them.
 
+use provisioners::ExitCode;
 use std::collections::BTreeMap;
-use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
