@@ -1,6 +1,5 @@
 //! `csi-driver`: wires the parts together in a fixed order: logs, configuration, backends, sockets, ready.
 
-use provisioners::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -11,6 +10,7 @@ use csi_driver::driver::Service;
 use csi_driver::metrics::Metrics;
 use csi_driver::server::Server;
 use csi_driver::{host, registry, table, telemetry};
+use provisioners::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The command line or the configuration is wrong (EX_USAGE of sysexits(3)).

@@ -136,8 +136,12 @@ impl OpenStack {
 
     /// How many volumes the project `demo`, which has one at least, may have.
     pub async fn set_quota(&self, volumes: i64) -> Result<()> {
+        self.put_quota(&self.quota_path().await?, volumes).await
+    }
+
+    async fn put_quota(&self, path: &str, volumes: i64) -> Result<()> {
         let quota = json!({"quota_set": {"volumes": volumes}});
-        self.bare("admin").put(Service::Volume, &self.quota_path().await?, quota).await.map(drop)?;
+        self.bare("admin").put(Service::Volume, path, quota).await.map(drop)?;
         Ok(())
     }
 
@@ -148,7 +152,7 @@ impl OpenStack {
             let all = self.bare("admin").ask(Service::Volume, &format!("{path}?usage=true"), None).await?;
             let volumes = &all["quota_set"]["volumes"];
             let count = |what: &str| volumes[what].as_i64().with_context(|| format!("no {what} in {all}"));
-            if self.set_quota(count("in_use")? + count("reserved")?).await.is_ok() {
+            if self.put_quota(&path, count("in_use")? + count("reserved")?).await.is_ok() {
                 return Ok(());
             }
         }

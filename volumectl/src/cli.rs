@@ -1,11 +1,11 @@
 //! The command line: what the user typed, and where it goes.
 
-use provisioners::ExitCode;
 use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser, Subcommand};
+use provisioners::ExitCode;
 
 use crate::output::Format;
 use crate::{csi, demo, lock, volume};

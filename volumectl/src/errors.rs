@@ -1,9 +1,9 @@
 //! What a failure prints, and the exit code.
 
-use provisioners::ExitCode;
 use std::io;
 
 use owo_colors::OwoColorize as _;
+use provisioners::ExitCode;
 use tonic::{Code, Status};
 
 /// It failed.

@@ -7,6 +7,7 @@ use super::config::Purge;
 use super::create::{Holds, holds_nothing};
 use super::ffi::{Errno, Image, Watcher};
 use super::handle::{Handle, parse_handle};
+use super::locks::node_of;
 use super::record::{DELETED, Found, VOLUME, VolumeRecord, decode};
 use super::site::{Header, Site};
 use super::snapshot::CLONE_SNAPSHOT;
@@ -199,12 +200,9 @@ pub(super) fn marked_by(header: &Header, owner: &str) -> bool {
 /// "Still in use", with who: client address, node, and the command that helps.
 pub(super) fn in_use(found: &Found, watchers: &[Watcher]) -> Error {
     let (clients, published) = (found.clients(), found.published());
-    let who = watchers.iter().map(|watcher| {
-        let node = clients.iter().find(|(_, note)| note.address == watcher.address).map(|(node, _)| node);
-        match node {
-            Some(node) => format!("client {} on node {node}", watcher.address),
-            None => format!("client {}", watcher.address),
-        }
+    let who = watchers.iter().map(|watcher| match node_of(&clients, &watcher.address) {
+        Some((node, _)) => format!("client {} on node {node}", watcher.address),
+        None => format!("client {}", watcher.address),
     });
     let who: Vec<_> = who.collect();
     let nodes: Vec<_> = published.into_keys().collect();

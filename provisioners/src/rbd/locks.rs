@@ -224,7 +224,7 @@ fn owner(
         (false, true) => "exclusive",
         (false, false) => "shared",
     };
-    let note = clients.iter().find(|(_, note)| note.address == locker.address);
+    let note = node_of(clients, &locker.address);
     let node = note.map(|(node, _)| node.clone());
     let named = locker.cookie.strip_prefix(KUBELET).map(str::to_owned);
     let (alive, evidence) = is_alive(locker, managed, watchers, around);
@@ -259,12 +259,19 @@ fn is_alive(locker: &Locker, managed: bool, watchers: &[Watcher], around: &Surro
 }
 
 fn open_by(watcher: &Watcher, clients: &BTreeMap<String, ClientNote>) -> OpenBy {
-    let note = clients.iter().find(|(_, note)| note.address == watcher.address);
     OpenBy {
         address: watcher.address.clone(),
         client: format!("client.{}", watcher.client),
-        node: note.map(|(node, _)| node.clone()),
+        node: node_of(clients, &watcher.address).map(|(node, _)| node.clone()),
     }
+}
+
+/// The node that has noted a client's address as its own, and that note.
+pub(super) fn node_of<'a>(
+    clients: &'a BTreeMap<String, ClientNote>,
+    address: &str,
+) -> Option<(&'a String, &'a ClientNote)> {
+    clients.iter().find(|(_, note)| note.address == address)
 }
 
 /// The host of `10.0.0.1:0/123` or `[fd00::1]:0/123`.

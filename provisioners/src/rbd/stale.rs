@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::ffi::{Errno, Image, Locker, Watcher};
-use super::locks::open_elsewhere;
+use super::locks::{node_of, open_elsewhere};
 use super::record::Found;
 use super::site::Site;
 use super::store::Store;
@@ -34,17 +34,19 @@ fn owner(site: &Site, image: &Image) -> Result<Option<Locker>> {
     Ok(lockers.into_iter().find(Locker::is_managed))
 }
 
-/// That owner, if nothing says that it has the image open.
-fn silent_owner(site: &Site, image: &Image) -> Result<Option<Locker>> {
-    let Some(owner) = owner(site, image)? else { return Ok(None) };
+/// Whether nothing says that a lock's owner has the image open.
+fn is_silent(site: &Site, image: &Image, owner: &Locker) -> Result<bool> {
     let watchers = image.watchers().map_err(|e| site.fail("listing watchers", e))?;
-    Ok(Some(owner).filter(|owner| !watchers.iter().any(|watcher| owner.is_watched_by(watcher))))
+    Ok(!watchers.iter().any(|watcher| owner.is_watched_by(watcher)))
 }
 
 impl Site {
     /// Refuses where librbd, taking this image's lock, would fence a client that lives.
     pub(super) fn refuse_to_fence(&self, id: &str, image: &Image) -> Result<()> {
-        let Some(owner) = silent_owner(self, image)? else { return Ok(()) };
+        let Some(owner) = owner(self, image)? else { return Ok(()) };
+        if !is_silent(self, image, &owner)? {
+            return Ok(());
+        }
         match self.sign_of_life(&owner)? {
             Some(sign) => Err(left(&format!("image id {id}"), &owner, &sign)),
             None => Ok(()),
@@ -94,24 +96,26 @@ impl Store {
         if ours.contains(&held.address) {
             return break_left(site, found, &held, "this node's client, which does not have it mapped");
         }
-        let Some(silent) = silent_owner(site, &image)? else { return Ok(()) };
-        let Some(sign) = site.sign_of_life(&silent)? else { return Ok(()) };
-        if recorded && !is_on_no_node(found, &silent) {
-            return Err(left(&format!("volume {}", found.handle), &silent, &sign));
-        }
-        std::thread::sleep(BETWEEN);
-        if silent_owner(site, &image)?.as_ref() != Some(&silent) {
+        if !is_silent(site, &image, &held)? {
             return Ok(());
         }
-        break_left(site, found, &silent, "a client that lives and shows no watch of it")
+        let Some(sign) = site.sign_of_life(&held)? else { return Ok(()) };
+        if recorded && !is_on_no_node(found, &held) {
+            return Err(left(&format!("volume {}", found.handle), &held, &sign));
+        }
+        std::thread::sleep(BETWEEN);
+        if owner(site, &image)?.as_ref() != Some(&held) || !is_silent(site, &image, &held)? {
+            return Ok(());
+        }
+        break_left(site, found, &held, "a client that lives and shows no watch of it")
     }
 }
 
 /// Whether our records prove that a client's node does not have the volume. Without any record nothing is proved.
 fn is_on_no_node(found: &Found, owner: &Locker) -> bool {
     let (clients, published) = (found.clients(), found.published());
-    let node = clients.iter().find(|(_, note)| note.address == owner.address).map(|(node, _)| node);
-    !published.is_empty() && node.is_some_and(|node| !published.contains_key(node))
+    let node = node_of(&clients, &owner.address);
+    !published.is_empty() && node.is_some_and(|(node, _)| !published.contains_key(node))
 }
 
 fn break_left(site: &Site, found: &Found, owner: &Locker, whose: &str) -> Result<()> {

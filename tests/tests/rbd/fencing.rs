@@ -97,6 +97,13 @@ fn locks(w: &World, image: &str) -> Result<Value> {
     Ok(all[0].clone())
 }
 
+/// A client that has an image's lock, and its address.
+fn writer_of(w: &World, image: &str) -> Result<(Client, String)> {
+    let owner = Client::writer(w, image)?;
+    let address = locks(w, image)?["locks"][0]["address"].as_str().context("no address")?.to_owned();
+    Ok((owner, address))
+}
+
 fn is_fenced(w: &World, address: &str) -> Result<bool> {
     let all = w.ceph.ask(&["osd", "blocklist", "ls"])?;
     Ok(all.as_array().is_some_and(|all| all.iter().any(|entry| entry["addr"] == address)))
@@ -127,10 +134,8 @@ async fn a_live_owner_is_refused_with_the_evidence() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_owner_is_recovered_and_the_fence_undone() -> Result<()> {
     let Some(w) = World::new("killed", "").await? else { return Ok(()) };
-    let id = w.make("killed").await?;
-    let spec = w.spec("killed");
-    let owner = Client::writer(&w, "killed")?;
-    let address = locks(&w, "killed")?["locks"][0]["address"].as_str().context("no address")?.to_owned();
+    let (id, spec) = (w.make("killed").await?, w.spec("killed"));
+    let (owner, address) = writer_of(&w, "killed")?;
     owner.signal("KILL")?;
     // Until the watch has timed out, nobody can know that it is dead.
     let (code, _, error) = w.volumectl(&["lock", "recover", &spec, "--yes"])?;
@@ -183,10 +188,8 @@ async fn a_silent_owner_cannot_write_after_it_was_fenced() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_growth_that_was_cut_short_is_finished_at_once() -> Result<()> {
     let Some(w) = World::new("short", "").await? else { return Ok(()) };
-    let id = w.make("short").await?;
-    let spec = w.spec("short");
-    let owner = Client::writer(&w, "short")?;
-    let address = locks(&w, "short")?["locks"][0]["address"].as_str().context("no address")?.to_owned();
+    let (id, spec) = (w.make("short").await?, w.spec("short"));
+    let (owner, address) = writer_of(&w, "short")?;
     let note = |w: &World| w.rbd(&["image-meta", "list", &spec]);
     w.rbd(&["image-meta", "set", &spec, "volumectl.growing", &address])?;
     owner.signal("STOP")?;

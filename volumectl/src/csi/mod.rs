@@ -6,11 +6,11 @@ mod info;
 mod node;
 mod snapshots;
 
-use provisioners::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
+use provisioners::ExitCode;
 use serde_json::Value;
 
 use crate::client::Csi;

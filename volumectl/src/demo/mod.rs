@@ -5,12 +5,12 @@ mod driver;
 mod steps;
 mod volumes;
 
-use provisioners::ExitCode;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use provisioners::ExitCode;
 use serde_json::{Value, json};
 
 use crate::output::{self, Column, Format, Show};

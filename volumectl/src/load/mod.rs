@@ -3,7 +3,6 @@
 mod report;
 mod worker;
 
-use provisioners::ExitCode;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use provisioners::ExitCode;
 use tokio::task::JoinSet;
 
 use crate::client::Csi;

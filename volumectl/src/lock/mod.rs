@@ -2,11 +2,10 @@
 
 mod recover;
 
-use provisioners::ExitCode;
-
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use kubernetes::Kubernetes;
+use provisioners::ExitCode;
 use provisioners::rbd::{Admin, ImageLocks};
 use serde_json::{Value, json};
 

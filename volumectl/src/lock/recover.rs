@@ -1,11 +1,11 @@
 //! `volumectl lock recover`: the plan first, the deed after `--yes`.
 
-use provisioners::ExitCode;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 use kubernetes::Kubernetes;
+use provisioners::ExitCode;
 use provisioners::rbd::{Admin, FenceOptions, FencePlan};
 use serde_json::json;
 

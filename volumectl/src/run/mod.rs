@@ -8,11 +8,11 @@ mod session;
 mod state;
 mod undo;
 
-use provisioners::ExitCode;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use provisioners::ExitCode;
 use serde_json::json;
 
 use crate::client::Csi;

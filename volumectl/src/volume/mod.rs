@@ -1,10 +1,10 @@
 //! `volumectl volume`: images as an administrator handles them.
 
-use provisioners::ExitCode;
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
+use provisioners::ExitCode;
 use provisioners::rbd::Admin;
 use serde_json::{Value, json};
 

@@ -181,6 +181,9 @@ impl Rbd {
 
     /// A watch of this kernel's own client is one that an interrupted unmapping has left: the image is not mapped here.
     fn refuse_second(&self, image: &RbdImage, id: &str) -> Result<()> {
+        if image.watchers.is_empty() {
+            return Ok(());
+        }
         let ours = self.clients()?;
         let others = image.watchers.iter().filter(|address| !ours.contains(address));
         let others: Vec<_> = others.map(String::as_str).collect();
