@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernel soak unit lint deny docs bench fuzz build install-deps fmt clean
+.PHONY: help demo test test-kernel test-container soak unit lint deny docs bench fuzz build install-deps fmt clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -20,6 +20,10 @@ test-kernel: ## The node's tests in a guest whose kernel has NFS, RBD and disks 
 	scripts/install-deps test
 	scripts/test-kernel
 
+test-container: ## The node's tests in containers of runc and containerd that are stopped, killed and replaced
+	scripts/install-deps test
+	scripts/test-container
+
 soak: ## Pods on all backends while servers and drivers are killed (SOAK_SECONDS, default 1800; SOAK_SEED; SOAK_BACKENDS)
 	scripts/install-deps test
 	scripts/test-kernel soak
@@ -30,8 +34,7 @@ unit: ## The tests that need neither root nor a server, in seconds once built
 	$(CARGO) test --locked -p e2e --test model --test fuzz_inputs -- --skip ceph_cluster --skip nfs_server --skip openstack
 
 lint: ## Formatting and clippy, warnings refused
-	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	scripts/lint
 
 docs: ## The API documentation, warnings refused
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps

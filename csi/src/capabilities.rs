@@ -7,17 +7,13 @@ use pb::node_service_capability::rpc::Type as Node;
 use pb::plugin_capability::service::Type as Service;
 use provisioners::{Backend, Feature};
 
-use crate::cli::Mode;
-
-/// GetPluginCapabilities.
-pub(crate) fn plugin(backend: &Backend, mode: Mode) -> Vec<pb::PluginCapability> {
+/// GetPluginCapabilities: of the plugin as a whole, the same from each of its processes, whatever that one serves (CSI
+/// `GetPluginCapabilities`: "all instances of the same version SHALL return the same set of capabilities").
+pub(crate) fn plugin(backend: &Backend) -> Vec<pb::PluginCapability> {
     use pb::plugin_capability::{Service as Entry, Type, VolumeExpansion, volume_expansion};
-    let mut services = Vec::new();
-    if mode.controller() {
-        services.push(Service::ControllerService);
-        services.extend(backend.has(Feature::GroupSnapshots).then_some(Service::GroupControllerService));
-        services.extend(backend.has(Feature::ChangedBlocks).then_some(Service::SnapshotMetadataService));
-    }
+    let mut services = vec![Service::ControllerService];
+    services.extend(backend.has(Feature::GroupSnapshots).then_some(Service::GroupControllerService));
+    services.extend(backend.has(Feature::ChangedBlocks).then_some(Service::SnapshotMetadataService));
     services.extend(backend.has(Feature::Topology).then_some(Service::VolumeAccessibilityConstraints));
     let mut types: Vec<_> = services.into_iter().map(|s| Type::Service(Entry { r#type: s.into() })).collect();
     if backend.has(Feature::Expansion) {

@@ -1,5 +1,8 @@
 //! The configuration file. docs/configuration.md lists every key.
 
+mod check;
+mod place;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,6 +11,8 @@ use provisioners::RbdMounter;
 use provisioners::cinder::MetadataSource;
 use provisioners::nfs::{NfsClient, OnDelete};
 use serde::{Deserialize, Serialize};
+
+use self::place::{position, syntax_error};
 
 /// The whole file. Keys are camelCase; an unknown one is refused.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -111,6 +116,9 @@ pub struct BackendConfig {
     /// rbd: a clone deeper than this is flattened in the background.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soft_clone_depth: Option<u32>,
+    /// rbd: how many times a pool's whole room one volume may have; 0: any size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_overcommit: Option<u64>,
     /// rbd: no clone is deeper than this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hard_clone_depth: Option<u32>,
@@ -312,152 +320,6 @@ impl Config {
             }
         }
     }
-
-    fn check(&self) -> Result<(), (String, String)> {
-        let wrong = |key: &str, problem: String| Err((key.to_owned(), problem));
-        if self.node_id.is_empty() || self.node_id.len() > crate::validate::MAX_NODE_ID {
-            return wrong("nodeId", format!("must have 1 to {} bytes", crate::validate::MAX_NODE_ID));
-        }
-        if self.max_concurrent_operations == 0 {
-            return wrong("maxConcurrentOperations", "must be at least 1".into());
-        }
-        if self.backends.is_empty() {
-            return wrong(
-                "backends",
-                "names no backend; give at least one, such as \"- type: local\"".into(),
-            );
-        }
-        for dir in [
-            ("socketDir", &self.socket_dir),
-            ("stateDir", &self.state_dir),
-            ("kubeletDir", &self.kubelet_dir),
-        ] {
-            if !dir.1.is_absolute() {
-                return wrong(dir.0, format!("{} is not an absolute path", dir.1.display()));
-            }
-        }
-        self.backends.iter().enumerate().try_for_each(|(i, backend)| self.check_backend(i, backend))
-    }
-
-    fn check_backend(&self, i: usize, backend: &BackendConfig) -> Result<(), (String, String)> {
-        let wrong = |key: &str, problem: String| Err((format!("backends[{i}].{key}"), problem));
-        if !is_driver_name(&backend.driver_name) {
-            let rule = "is not a driver name: at most 63 letters, digits, dots and dashes, a letter or digit at the ends";
-            return wrong("driverName", format!("{:?} {rule}", backend.driver_name));
-        }
-        let earlier = &self.backends[..i];
-        if let Some(j) = earlier.iter().position(|b| b.driver_name == backend.driver_name) {
-            return wrong(
-                "driverName",
-                format!("{:?} is the name of backends[{j}] already", backend.driver_name),
-            );
-        }
-        if let Some(j) = earlier.iter().position(|b| b.socket == backend.socket) {
-            return wrong(
-                "socket",
-                format!("{} is the socket of backends[{j}] already", backend.socket.display()),
-            );
-        }
-        if !backend.socket.is_absolute() || backend.socket.as_os_str().len() > 107 {
-            let rule = "must be an absolute path of at most 107 bytes (unix(7))";
-            return wrong("socket", format!("{} {rule}", backend.socket.display()));
-        }
-        check_type(backend).or_else(|(key, problem)| wrong(key, problem))
-    }
-}
-
-/// What a backend's type requires, and the keys that only others have.
-fn check_type(backend: &BackendConfig) -> Result<(), (&'static str, String)> {
-    use BackendType::{Cinder, Local, Nfs, Rbd};
-    let given: [(&'static str, bool, &[BackendType]); 24] = [
-        ("roots", !backend.roots.is_empty(), &[Local]),
-        ("reserve", backend.reserve.is_some(), &[Local]),
-        ("clusters", !backend.clusters.is_empty(), &[Rbd]),
-        ("mounter", backend.mounter.is_some(), &[Rbd]),
-        ("purge", backend.purge.is_some(), &[Rbd]),
-        ("purgeWorkers", backend.purge_workers.is_some(), &[Rbd]),
-        ("softCloneDepth", backend.soft_clone_depth.is_some(), &[Rbd]),
-        ("hardCloneDepth", backend.hard_clone_depth.is_some(), &[Rbd]),
-        ("callTimeoutSeconds", backend.call_timeout_seconds.is_some(), &[Rbd, Nfs, Cinder]),
-        ("clouds", !backend.clouds.is_empty(), &[Cinder]),
-        ("ignoreVolumeAZ", backend.ignore_volume_az.is_some(), &[Cinder]),
-        ("forceDetach", backend.force_detach.is_some(), &[Cinder]),
-        ("instanceId", backend.instance_id.is_some(), &[Cinder]),
-        ("zone", backend.zone.is_some(), &[Cinder]),
-        ("metadataOrder", backend.metadata_order.is_some(), &[Cinder]),
-        ("metadataUrl", backend.metadata_url.is_some(), &[Cinder]),
-        ("nodeVolumeAttachLimit", backend.node_volume_attach_limit.is_some(), &[Cinder]),
-        ("deviceRoot", backend.device_root.is_some(), &[Cinder]),
-        ("shares", !backend.shares.is_empty(), &[Nfs]),
-        ("anyShare", backend.any_share.is_some(), &[Nfs]),
-        ("onDelete", backend.on_delete.is_some(), &[Nfs]),
-        ("treeWorkers", backend.tree_workers.is_some(), &[Nfs]),
-        ("sweepSeconds", backend.sweep_seconds.is_some(), &[Nfs]),
-        ("attach", !backend.attach, &[Local, Rbd]),
-    ];
-    let foreign = given.iter().find(|(_, given, owners)| *given && !owners.contains(&backend.r#type));
-    if let Some((key, _, owners)) = foreign {
-        let owners: Vec<_> = owners.iter().map(|owner| owner.name()).collect();
-        return Err((key, format!("only a backend of type {} has it; remove it", owners.join(" or "))));
-    }
-    let missing = match backend.r#type {
-        Local if backend.roots.is_empty() => {
-            ("roots", "is required for type local, such as {default: /var/lib/volumectl/volumes}")
-        }
-        Rbd if backend.clusters.is_empty() => {
-            ("clusters", "is required for type rbd, such as [{clusterID: ceph, monitors: [10.0.0.1:6789]}]")
-        }
-        Nfs if backend.shares.is_empty() && backend.any_share != Some(true) => (
-            "shares",
-            "is required for type nfs, such as [{name: main, server: 10.0.0.5, share: /srv/nfs}]; or set anyShare: true",
-        ),
-        _ => return Ok(()),
-    };
-    Err((missing.0, missing.1.into()))
-}
-
-/// CSI GetPluginInfo: domain name notation, at most 63 characters.
-fn is_driver_name(name: &str) -> bool {
-    let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    name.len() <= 63
-        && end(name.chars().next())
-        && end(name.chars().next_back())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-')
-}
-
-/// `:line:column` of a key like `backends[1].socket` in the text, as far as it stands there.
-fn position(text: &str, path: &str) -> String {
-    let key = path.rsplit('.').next().unwrap_or(path);
-    let entry: Option<usize> =
-        path.split_once('[').and_then(|(_, rest)| rest.split_once(']')?.0.parse().ok());
-    let mut entries = text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("- "));
-    let from = entry.and_then(|i| entries.nth(i)).map_or(0, |(line, _)| line);
-    let found = text.lines().enumerate().skip(from).find_map(|(i, line)| {
-        let at = line.find(&format!("{key}:"))?;
-        line[..at].chars().all(|c| c == ' ' || c == '-').then_some((i + 1, at + 1))
-    });
-    match found {
-        Some((line, column)) => format!(":{line}:{column}"),
-        None => format!(":{}:1", from + 1),
-    }
-}
-
-/// `:line:column: key: problem` of what the parser found.
-fn syntax_error(text: &str, error: &serde_saphyr::Error) -> String {
-    let words = error.to_string();
-    let first = words.lines().next().unwrap_or_default();
-    // The parser repeats the place in words of its own.
-    let problem = first.strip_prefix("error: ").unwrap_or(first);
-    let problem = match problem.split_once(": ") {
-        Some((place, rest)) if place.starts_with("line ") => rest,
-        _ => problem,
-    };
-    let Some(at) = error.location() else { return format!(": {problem}") };
-    let line = usize::try_from(at.line()).ok().and_then(|n| text.lines().nth(n.saturating_sub(1)));
-    let key =
-        line.and_then(|l| l.split_once(':')).map(|(key, _)| key.trim_start_matches([' ', '-']).trim_end());
-    let key = key.filter(|k| !k.is_empty()).map(|k| format!("{k}: ")).unwrap_or_default();
-    format!(":{}:{}: {key}{problem}", at.line(), at.column())
 }
 
 fn host_name() -> String {
@@ -501,5 +363,4 @@ fn default_true() -> bool {
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 mod tests;

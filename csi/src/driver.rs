@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use provisioners::{Backend, Ctx, Error, Result};
+use provisioners::{Backend, Ctx, Error, Identity, Result, SnapshotId, VolumeId};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use crate::cli::Mode;
-use crate::flight::{Flights, Hold, Operation};
+use crate::cli;
+use crate::flight::{Flights, Hold, Mode, Operation};
 use crate::health::Health;
 use crate::host::Host;
 use crate::metrics::Metrics;
@@ -23,13 +23,15 @@ pub struct Driver {
     /// CSI `node_id` of this node.
     pub node_id: String,
     /// Which services are served.
-    pub mode: Mode,
+    pub mode: cli::Mode,
     /// The backend.
     pub backend: Backend,
     /// The node's kernel.
     pub host: Host,
     /// Running operations.
     pub flights: Flights,
+    /// Running questions about volumes of this node, which may hang with them.
+    pub questions: Flights,
     /// Metrics of the process.
     pub metrics: Metrics,
     /// The cached answer to Probe.
@@ -49,7 +51,8 @@ impl std::ops::Deref for Service {
 }
 
 impl Driver {
-    /// Answers one call: timed, logged with a request id, bounded by the caller's deadline, errors turned into codes.
+    /// Answers one call: timed, logged with a request id, bounded by the caller's deadline (without one: by what an
+    /// operation may take), errors turned into codes.
     /// `subject` is the volume, snapshot or name that the call is about.
     pub async fn answer<T>(
         &self,
@@ -60,16 +63,14 @@ impl Driver {
     ) -> Result<Response<T>, Status> {
         let timer = self.metrics.start(&self.name, method);
         let log = telemetry::Call::new(&self.name, method, subject);
-        let result = match deadline(metadata) {
-            Some(limit) => match tokio::time::timeout(limit, work).await {
-                Ok(result) => result,
-                Err(_) => Err(Error::Deadline(format!(
-                    "{method} {subject}: not done in the caller's {:.1} s; the work goes on, repeat the call to join it",
-                    limit.as_secs_f64()
-                ))),
-            },
-            None => work.await,
-        };
+        // No call waits for ever, also where the caller would.
+        let limit = deadline(metadata).unwrap_or_else(|| self.flights.patience());
+        let result = tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+            Err(Error::Deadline(format!(
+                "{method} {subject}: not done in {:.1} s; the work goes on, repeat the call to join it",
+                limit.as_secs_f64()
+            )))
+        });
         match result {
             Ok(value) => {
                 timer.done("OK");
@@ -100,6 +101,21 @@ impl Driver {
     {
         let operation = Operation { name, request: request.encode_to_vec(), holds };
         self.flights.run(operation, work).await
+    }
+
+    /// A hold of the volume that a handle names.
+    pub fn hold_volume(&self, mode: Mode, handle: &VolumeId) -> Hold {
+        Hold::volume(mode, &self.identity(&handle.0))
+    }
+
+    /// A hold of the snapshot that a handle names.
+    pub fn hold_snapshot(&self, mode: Mode, handle: &SnapshotId) -> Hold {
+        Hold::snapshot(mode, &self.identity(&handle.0))
+    }
+
+    /// What a handle names.
+    pub fn identity(&self, handle: &str) -> Identity {
+        self.backend.provisioner.identity(handle)
     }
 
     /// A feature that the backend may lack: [`Error::Unsupported`] then.

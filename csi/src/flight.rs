@@ -2,8 +2,10 @@
 //!
 //! An [`Operation`] names what it holds, exclusively or shared. A call that is the same as a running one (same RPC,
 //! same request without its secrets) joins it and gets its result. One that wants what another holds gets
-//! [`Error::Busy`], which says who, at which stage, for how long. The work runs in its own task: it goes on to its end
-//! when the caller has gone, so that nothing is left half done, and a retry joins it.
+//! [`Error::Busy`], which says who, at which stage, for how long; one that frees something ([`Class::Freeing`]) waits in
+//! line instead, and who comes later and is in its way is refused. The work runs in its own task: it goes on to its end
+//! when the caller has gone, so that nothing is left half done, and a retry joins it. A hold ends with the work, never
+//! with the patience of a caller.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -12,27 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use provisioners::{Ctx, Error, Observer, Result};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
-/// What an operation needs for itself while it runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hold {
-    /// Nobody else may hold it.
-    Exclusive(String),
-    /// Others may share it.
-    Shared(String),
-}
+pub use crate::holds::{Class, Hold, Mode};
 
-impl Hold {
-    fn key(&self) -> &str {
-        let (Self::Exclusive(key) | Self::Shared(key)) = self;
-        key
-    }
-
-    fn conflicts(&self, other: &Self) -> bool {
-        self.key() == other.key() && !matches!((self, other), (Self::Shared(_), Self::Shared(_)))
-    }
-}
+/// What a caller waits for beyond an operation's limit: the words with which it ends at a safe point.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How often an operation that waits in line looks whether it is to end.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// One operation: the RPC, its request (what makes two calls the same) and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +38,7 @@ type Answer = Result<Arc<dyn Any + Send + Sync>>;
 
 struct Running {
     operation: Operation,
+    /// What it does, or what it waits for.
     ctx: Ctx,
     answer: watch::Receiver<Option<Answer>>,
 }
@@ -63,13 +53,14 @@ struct Shared {
     running: Mutex<BTreeMap<u64, Running>>,
     next: std::sync::atomic::AtomicU64,
     ended: Notify,
-    workers: Semaphore,
+    workers: [Semaphore; Class::ALL.len()],
     limit: Duration,
     observer: Option<Observer>,
 }
 
 impl Flights {
-    /// At most `workers` operations work at once, the others wait; each is asked to end after `limit`.
+    /// At most `workers` operations of a class work at once, the others wait; each is asked to end after `limit`, and no
+    /// caller waits much longer.
     pub fn new(workers: usize, limit: Duration) -> Self {
         Self::build(workers, limit, None)
     }
@@ -80,7 +71,7 @@ impl Flights {
     }
 
     fn build(workers: usize, limit: Duration, observer: Option<Observer>) -> Self {
-        let (running, workers) = (Mutex::default(), Semaphore::new(workers));
+        let (running, workers) = (Mutex::default(), Class::ALL.map(|_| Semaphore::new(workers)));
         Self {
             shared: Arc::new(Shared {
                 running,
@@ -101,17 +92,25 @@ impl Flights {
         F: FnOnce(Ctx) -> W,
         W: Future<Output = Result<T>> + Send + 'static,
     {
-        let mut answer = match self.admit(operation)? {
-            Admission::Join(answer) => answer,
+        let (name, class) = (operation.name, Class::of(operation.name));
+        let (mut answer, ctx) = match self.admit(operation)? {
+            Admission::Join(answer, ctx) => (answer, ctx),
             Admission::Start(finish, answer) => {
-                let work = work(finish.ctx.clone());
-                let shared = self.shared.clone();
-                tokio::spawn(async move { finish.with(shared.work(work).await) });
-                answer
+                let (id, ctx) = (finish.id, finish.ctx.clone());
+                let (work, shared, inner) = (work(ctx.clone()), self.shared.clone(), ctx.clone());
+                tokio::spawn(async move { finish.with(shared.work(id, class, &inner, work).await) });
+                (answer, ctx)
             }
         };
-        let done = answer.wait_for(Option::is_some).await.map(|a| a.clone());
-        match done {
+        let patience = self.shared.limit.saturating_sub(ctx.age()) + LAST_WORDS;
+        let Ok(done) = tokio::time::timeout(patience, answer.wait_for(Option::is_some)).await else {
+            return Err(Error::Deadline(format!(
+                "{name}: not done in {} s, stage: {}; the work goes on, repeat the call to join it",
+                ctx.age().as_secs(),
+                ctx.current_stage()
+            )));
+        };
+        match done.map(|answer| answer.clone()) {
             Ok(Some(Ok(value))) => value
                 .downcast_ref::<T>()
                 .cloned()
@@ -125,15 +124,13 @@ impl Flights {
         let mut running = self.shared.lock();
         for other in running.values() {
             if other.operation.name == operation.name && other.operation.request == operation.request {
-                return Ok(Admission::Join(other.answer.clone()));
+                return Ok(Admission::Join(other.answer.clone(), other.ctx.clone()));
             }
         }
-        for other in running.values() {
-            let conflict =
-                operation.holds.iter().find(|h| other.operation.holds.iter().any(|o| h.conflicts(o)));
-            if let Some(hold) = conflict {
-                return Err(busy(hold, other));
-            }
+        if Class::of(operation.name) != Class::Freeing
+            && let Some((hold, other)) = in_the_way(running.values(), &operation)
+        {
+            return Err(busy(hold, other));
         }
         let (send, answer) = watch::channel(None);
         let ctx = match &self.shared.observer {
@@ -143,6 +140,11 @@ impl Flights {
         let id = self.shared.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         running.insert(id, Running { operation, ctx: ctx.clone(), answer: answer.clone() });
         Ok(Admission::Start(Finish { shared: self.shared.clone(), id, ctx, send, answer: None }, answer))
+    }
+
+    /// The longest that a caller waits for an operation.
+    pub fn patience(&self) -> Duration {
+        self.shared.limit + 2 * LAST_WORDS
     }
 
     /// The age of the oldest running operation.
@@ -176,14 +178,69 @@ impl Shared {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn work<T: Send + Sync + 'static>(&self, work: impl Future<Output = Result<T>>) -> Answer {
-        let _permit = self.workers.acquire().await.map_err(|e| Error::Internal(e.to_string()))?;
+    async fn work<T: Send + Sync + 'static>(
+        &self,
+        id: u64,
+        class: Class,
+        ctx: &Ctx,
+        work: impl Future<Output = Result<T>>,
+    ) -> Answer {
+        self.turn(id, ctx).await?;
+        let _permit = self.place(class, ctx).await?;
         work.await.map(|value| Arc::new(value) as Arc<dyn Any + Send + Sync>)
+    }
+
+    /// Waits until no earlier operation holds what this one needs.
+    async fn turn(&self, id: u64, ctx: &Ctx) -> Result<()> {
+        loop {
+            let mut ended = std::pin::pin!(self.ended.notified());
+            // From here on no end is missed.
+            ended.as_mut().enable();
+            let waits = {
+                let running = self.lock();
+                let own = running.get(&id).map(|own| &own.operation);
+                let other = own.and_then(|own| in_the_way(running.range(..id).map(|(_, it)| it), own));
+                other.map(|(hold, other)| format!("waiting for {} of {}", other.operation.name, hold.key))
+            };
+            let Some(waits) = waits else { return Ok(()) };
+            ctx.stage(waits);
+            ctx.check()?;
+            let _ = tokio::time::timeout(LOOK, ended).await;
+        }
+    }
+
+    /// A place among those of a class that work at once.
+    async fn place(&self, class: Class, ctx: &Ctx) -> Result<SemaphorePermit<'_>> {
+        let places = &self.workers[class as usize];
+        if let Ok(place) = places.try_acquire() {
+            return Ok(place);
+        }
+        ctx.stage("waiting for a place: as many operations as may are at work");
+        let patience = self.limit.saturating_sub(ctx.age());
+        match tokio::time::timeout(patience, places.acquire()).await {
+            Ok(place) => place.map_err(|e| Error::Internal(e.to_string())),
+            Err(_) => Err(Error::Unavailable(format!(
+                "as many operations as may were at work for {} s and none ended: what they wait for does not answer; see \
+                 the log, and repeat the call",
+                patience.as_secs()
+            ))),
+        }
     }
 }
 
+/// The first of some operations that holds what another needs, and what that is.
+fn in_the_way<'a>(
+    mut others: impl Iterator<Item = &'a Running>,
+    wanted: &'a Operation,
+) -> Option<(&'a Hold, &'a Running)> {
+    others.find_map(|other| {
+        let conflict = |hold: &&Hold| other.operation.holds.iter().any(|has| hold.conflicts(has));
+        wanted.holds.iter().find(conflict).map(|hold| (hold, other))
+    })
+}
+
 enum Admission {
-    Join(watch::Receiver<Option<Answer>>),
+    Join(watch::Receiver<Option<Answer>>, Ctx),
     Start(Finish, watch::Receiver<Option<Answer>>),
 }
 
@@ -217,7 +274,7 @@ impl Drop for Finish {
 
 fn busy(hold: &Hold, other: &Running) -> Error {
     Error::Busy {
-        what: hold.key().to_owned(),
+        what: hold.key.clone(),
         running: other.operation.name.to_owned(),
         stage: other.ctx.current_stage(),
         age: other.ctx.age(),

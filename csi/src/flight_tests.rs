@@ -7,11 +7,15 @@ fn operation(name: &'static str, request: &str, holds: &[Hold]) -> Operation {
 }
 
 fn exclusive(key: &str) -> Hold {
-    Hold::Exclusive(key.into())
+    Hold::new(Mode::Alone, key)
 }
 
 fn shared(key: &str) -> Hold {
-    Hold::Shared(key.into())
+    Hold::new(Mode::Read, key)
+}
+
+fn volume(mode: Mode) -> Hold {
+    Hold::volume(mode, &provisioners::Identity::new("v"))
 }
 
 fn flights() -> Flights {
@@ -140,4 +144,90 @@ async fn no_more_than_the_allowed_number_work_at_once() {
         call.await.unwrap().unwrap();
     }
     assert_eq!(most.load(Ordering::SeqCst), 2);
+}
+
+/// Waits until an operation is at a stage that begins so.
+async fn at_stage(flights: &Flights, name: &str, stage: &str) {
+    let is_there =
+        |running: &Running| running.operation.name == name && running.ctx.current_stage().starts_with(stage);
+    while !flights.shared.lock().values().any(is_there) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn c12_what_frees_waits_in_line_and_a_row_of_copies_does_not_keep_it_out() {
+    let flights = flights();
+    let copy = |name: &str| operation("CreateSnapshot", name, &[volume(Mode::Copy)]);
+    let (gate, first) = hold_open(&flights, copy("1")).await;
+    let unstage = tokio::spawn({
+        let flights = flights.clone();
+        let op = operation("NodeUnstageVolume", "v", &[volume(Mode::Alone)]);
+        async move { flights.run(op, |_| async { Ok(1) }).await }
+    });
+    at_stage(&flights, "NodeUnstageVolume", "waiting for CreateSnapshot of volume v").await;
+    // What comes later is in its way.
+    assert_eq!(flights.run(copy("2"), |_| async { Ok(()) }).await.unwrap_err().label(), "busy");
+    let publish = operation("NodePublishVolume", "v", &[volume(Mode::Bind)]);
+    let next = flights.run(publish, |_| async { Ok(()) }).await.unwrap_err().to_string();
+    assert!(next.contains("NodeUnstageVolume has been running"), "{next}");
+    gate.notify_one();
+    first.await.unwrap().unwrap();
+    assert_eq!(unstage.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn c12_several_that_free_go_one_after_the_other() {
+    let flights = flights();
+    let (gate, first) = hold_open(&flights, operation("NodeStageVolume", "v", &[exclusive("v")])).await;
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut waiting = Vec::new();
+    for name in ["NodeUnstageVolume", "ControllerUnpublishVolume"] {
+        let (flights, order, own) = (flights.clone(), order.clone(), flights.clone());
+        waiting.push(tokio::spawn(async move {
+            let work = |_| async move {
+                order.lock().unwrap().push(name);
+                Ok(())
+            };
+            flights.run(operation(name, "v", &[exclusive("v")]), work).await
+        }));
+        at_stage(&own, name, "waiting for NodeStageVolume").await;
+    }
+    gate.notify_one();
+    first.await.unwrap().unwrap();
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), ["NodeUnstageVolume", "ControllerUnpublishVolume"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn f22_a_caller_is_answered_in_time_and_the_hold_stays_with_the_work() {
+    let flights = Flights::new(8, Duration::from_secs(10));
+    let (gate, hung) = hold_open(&flights, operation("NodeStageVolume", "v", &[exclusive("v")])).await;
+    let error = hung.await.unwrap().unwrap_err();
+    assert_eq!(error.label(), "deadline");
+    assert!(error.to_string().contains("stage: waiting at the gate"), "{error}");
+    let other = operation("DeleteVolume", "v", &[exclusive("v")]);
+    assert_eq!(flights.run(other.clone(), |_| async { Ok(()) }).await.unwrap_err().label(), "busy");
+    gate.notify_one();
+    while !flights.shared.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(flights.run(other, |_| async { Ok(()) }).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn f22_what_hangs_takes_no_place_of_another_class() {
+    let flights = Flights::new(2, Duration::from_secs(10));
+    let mut gates = Vec::new();
+    for id in ["1", "2"] {
+        gates.push(hold_open(&flights, operation("NodeStageVolume", id, &[exclusive(id)])).await);
+    }
+    let stage = operation("NodeStageVolume", "3", &[exclusive("3")]);
+    let refused = flights.run(stage, |_| async { Ok(()) }).await.unwrap_err();
+    assert_eq!(refused.label(), "unavailable", "{refused}");
+    for name in ["NodeUnstageVolume", "CreateVolume"] {
+        flights.run(operation(name, "4", &[exclusive("4")]), |_| async { Ok(()) }).await.unwrap();
+    }
 }

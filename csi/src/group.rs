@@ -1,14 +1,16 @@
 //! The GroupController service, served where the backend has group snapshots.
 
+use std::collections::BTreeSet;
+
 use csi_proto::v1 as pb;
 use pb::group_controller_server::GroupController;
-use provisioners::{Error, GroupSpec, Result, Secrets, SnapshotId, VolumeId};
+use provisioners::{Ctx, Error, GroupSpec, Identity, Result, Secrets, SnapshotId, VolumeId};
 use tonic::{Request, Response, Status};
 
-use crate::controller::{exclusive_volume, rpc, snapshot_key};
+use crate::controller::rpc;
 use crate::convert;
 use crate::driver::{Service, open};
-use crate::flight::Hold;
+use crate::flight::{Hold, Mode};
 use crate::validate::{self, MAX_STRING};
 
 #[tonic::async_trait]
@@ -50,14 +52,14 @@ impl Service {
         mut request: pb::CreateVolumeGroupSnapshotRequest,
     ) -> Result<pb::CreateVolumeGroupSnapshotResponse> {
         let secrets = Secrets::new(std::mem::take(&mut request.secrets));
-        let groups = self.feature(self.backend.groups.as_ref(), "CreateVolumeGroupSnapshot")?.clone();
         let name = validate::text("name", &request.name, MAX_STRING)?.to_owned();
-        let sources = sources(&request.source_volume_ids)?;
+        let sources = sources(&request.source_volume_ids, |id| self.identity(id))?;
         validate::map("parameters", &request.parameters)?;
+        let groups = self.feature(self.backend.groups.as_ref(), "CreateVolumeGroupSnapshot")?.clone();
         let (_, parameters) = convert::split_parameters(&request.parameters);
         let spec = GroupSpec { name, sources, parameters, secrets };
-        let mut holds: Vec<_> = spec.sources.iter().map(|id| exclusive_volume(&id.0)).collect();
-        holds.push(group_hold(&groups.group_id(&spec)?));
+        let mut holds: Vec<_> = spec.sources.iter().map(|id| self.hold_volume(Mode::Copy, id)).collect();
+        holds.push(Hold::group(&self.identity(&groups.group_id(&spec)?)));
         let group = self
             .single("CreateVolumeGroupSnapshot", &request, holds, |ctx| async move {
                 groups.snapshot_group(&ctx, spec).await
@@ -71,11 +73,11 @@ impl Service {
         mut request: pb::DeleteVolumeGroupSnapshotRequest,
     ) -> Result<pb::DeleteVolumeGroupSnapshotResponse> {
         let secrets = Secrets::new(std::mem::take(&mut request.secrets));
-        let groups = self.feature(self.backend.groups.as_ref(), "DeleteVolumeGroupSnapshot")?.clone();
         let id = validate::text("group_snapshot_id", &request.group_snapshot_id, MAX_STRING)?.to_owned();
         let members = members(&request.snapshot_ids)?;
-        let mut holds: Vec<_> = members.iter().map(|id| Hold::Exclusive(snapshot_key(&id.0))).collect();
-        holds.push(group_hold(&id));
+        let groups = self.feature(self.backend.groups.as_ref(), "DeleteVolumeGroupSnapshot")?.clone();
+        let mut holds: Vec<_> = members.iter().map(|id| self.hold_snapshot(Mode::Alone, id)).collect();
+        holds.push(Hold::group(&self.identity(&id)));
         self.single("DeleteVolumeGroupSnapshot", &request, holds, |ctx| async move {
             groups.delete_group(&ctx.with_secrets(secrets), &id, &members).await
         })
@@ -85,20 +87,19 @@ impl Service {
 
     async fn get_group(
         &self,
-        request: pb::GetVolumeGroupSnapshotRequest,
+        mut request: pb::GetVolumeGroupSnapshotRequest,
     ) -> Result<pb::GetVolumeGroupSnapshotResponse> {
-        let groups = self.feature(self.backend.groups.as_ref(), "GetVolumeGroupSnapshot")?;
+        let ctx = Ctx::new().with_secrets(Secrets::new(std::mem::take(&mut request.secrets)));
         let id = validate::text("group_snapshot_id", &request.group_snapshot_id, MAX_STRING)?;
-        let group = groups.get_group(id, &members(&request.snapshot_ids)?).await?;
+        let members = members(&request.snapshot_ids)?;
+        let groups = self.feature(self.backend.groups.as_ref(), "GetVolumeGroupSnapshot")?;
+        let group = groups.get_group(&ctx, id, &members).await?;
         Ok(pb::GetVolumeGroupSnapshotResponse { group_snapshot: Some(convert::group(&group)) })
     }
 }
 
-fn group_hold(id: &str) -> Hold {
-    Hold::Exclusive(format!("group snapshot {id}"))
-}
-
-fn sources(ids: &[String]) -> Result<Vec<VolumeId>> {
+/// The volumes of a group. One that is named twice, however it is spelled: [`Error::Invalid`].
+fn sources(ids: &[String], identity: impl Fn(&str) -> Identity) -> Result<Vec<VolumeId>> {
     if ids.is_empty() {
         return Err(Error::invalid("source_volume_ids", "is required and was empty"));
     }
@@ -107,10 +108,11 @@ fn sources(ids: &[String]) -> Result<Vec<VolumeId>> {
         .map(|id| validate::text("source_volume_ids", id, MAX_STRING).map(VolumeId::from))
         .collect::<Result<Vec<_>>>()?;
     sources.sort();
-    if let Some([twice, _]) = sources.array_windows().find(|[a, b]| a == b) {
-        return Err(Error::invalid("source_volume_ids", format!("names the volume {twice} twice")));
+    let mut seen = BTreeSet::new();
+    match sources.iter().find(|id| !seen.insert(identity(&id.0))) {
+        Some(twice) => Err(Error::invalid("source_volume_ids", format!("names the volume {twice} twice"))),
+        None => Ok(sources),
     }
-    Ok(sources)
 }
 
 fn members(ids: &[String]) -> Result<Vec<SnapshotId>> {

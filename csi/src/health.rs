@@ -1,60 +1,156 @@
-//! Whether a backend answers: asked for real, and not more often than every few seconds.
+//! Whether a backend answers: asked for real, not more often than every few seconds, and never waited for longer than a
+//! moment: a Probe is answered from what is known.
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use provisioners::{Error, Result};
-use tokio::sync::Mutex;
+use provisioners::{Error, Part};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// How long an answer is good for. Kubelet and the liveness probe ask every ten seconds or so.
 const FRESH: Duration = Duration::from_secs(5);
-/// How long a backend may take to answer.
+/// How long one question waits for the backend.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long an answer stands while the next is late.
+const STALE: Duration = Duration::from_secs(15);
+/// How long the backend may take. Whoever asks meanwhile is told that it does not answer.
+const LONGEST: Duration = Duration::from_secs(60);
+
+type Known = Option<(Instant, Vec<Part>)>;
 
 /// The last answer of a backend.
-#[derive(Default)]
 pub struct Health {
-    last: Mutex<Option<(Instant, Result<()>)>>,
+    last: watch::Sender<Known>,
+    asking: Arc<AtomicBool>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { last: watch::Sender::new(None), asking: Arc::default() }
+    }
+}
+
+/// Somebody asks until this is dropped.
+struct Asking(Arc<AtomicBool>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// What the last answer of a backend was, without asking for another.
+pub struct Seen(watch::Receiver<Known>);
+
+impl Seen {
+    /// Each part by its name, and whether it could be used.
+    pub fn parts(&self) -> Vec<(String, bool)> {
+        let known = self.0.borrow();
+        let parts = known.iter().flat_map(|(_, parts)| parts);
+        parts.map(|part| (part.name.clone(), part.state.is_ok())).collect()
+    }
 }
 
 impl Health {
-    /// The last answer if it is fresh, else asks again. Callers at the same time share one question.
-    pub async fn check<W: Future<Output = Result<()>>>(&self, ask: impl FnOnce() -> W) -> Result<()> {
-        let mut last = self.last.lock().await;
-        if let Some((at, answer)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
-            tracing::trace!(age = ?at.elapsed(), "health answered from the cache");
-            return answer.clone();
+    /// For who is shown what is known.
+    pub fn seen(&self) -> Seen {
+        Seen(self.last.subscribe())
+    }
+
+    /// The last answer if it is fresh; else the backend is asked again, once for all who want to know. One that is late
+    /// is asked no second time, and counts as it was known to be, after a while as unavailable.
+    pub async fn check<W>(&self, ask: impl FnOnce() -> W) -> Vec<Part>
+    where
+        W: Future<Output = Vec<Part>> + Send + 'static,
+    {
+        let mut answers = self.last.subscribe();
+        let known = |age: Duration| self.last.borrow().clone().filter(|(at, _)| at.elapsed() < age);
+        if let Some((_, parts)) = known(FRESH) {
+            return parts;
         }
-        let answer = tokio::time::timeout(PATIENCE, ask()).await.unwrap_or_else(|_| {
-            Err(Error::Unavailable(format!("the backend did not answer in {} s", PATIENCE.as_secs())))
+        answers.mark_unchanged();
+        if !self.asking.swap(true, Ordering::AcqRel) {
+            self.ask(ask());
+        }
+        let answered = tokio::time::timeout(PATIENCE, answers.changed()).await;
+        if let Some((_, parts)) = known(if answered.is_ok() { LONGEST } else { STALE }) {
+            return parts;
+        }
+        vec![late(PATIENCE)]
+    }
+
+    fn ask(&self, answer: impl Future<Output = Vec<Part>> + Send + 'static) {
+        let (last, asking) = (self.last.clone(), Asking(self.asking.clone()));
+        tokio::spawn(async move {
+            let parts = tokio::time::timeout(LONGEST, answer).await.unwrap_or_else(|_| vec![late(LONGEST)]);
+            let before = last.borrow().clone().map(|(_, parts)| parts).unwrap_or_default();
+            tell_changes(&before, &parts);
+            // Who is woken by the answer may ask the next question.
+            drop(asking);
+            last.send_replace(Some((Instant::now(), parts)));
         });
-        *last = Some((Instant::now(), answer.clone()));
-        answer
+    }
+}
+
+fn late(time: Duration) -> Part {
+    let error = Error::Unavailable(format!("the backend did not answer in {} s", time.as_secs()));
+    Part { name: String::new(), state: Err(error) }
+}
+
+/// Says in the log what has failed, and what is well again.
+fn tell_changes(before: &[Part], now: &[Part]) {
+    for part in now {
+        let was = before.iter().find(|it| it.name == part.name).map(|it| it.state.is_ok());
+        match &part.state {
+            Err(error) if was != Some(false) => tracing::warn!(part = %part.name, %error, "not ready"),
+            Ok(()) if was == Some(false) => tracing::info!(part = %part.name, "ready again"),
+            _ => {}
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
+    fn down() -> Vec<Part> {
+        vec![Part { name: "a".into(), state: Err(Error::Unavailable("down".into())) }]
+    }
+
     #[tokio::test]
     async fn many_probes_ask_once() {
-        let (health, asked) = (Health::default(), AtomicUsize::new(0));
+        let (health, asked) = (Health::default(), Arc::new(AtomicUsize::new(0)));
         for _ in 0..10 {
-            let ask = || async {
+            let asked = asked.clone();
+            let ask = || async move {
                 asked.fetch_add(1, Ordering::SeqCst);
-                Err(Error::Unavailable("down".into()))
+                down()
             };
-            assert_eq!(health.check(ask).await.unwrap_err().label(), "unavailable");
+            assert_eq!(health.check(ask).await[0].name, "a");
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_backend_that_hangs_is_unavailable() {
-        let answer = Health::default().check(std::future::pending).await;
-        assert!(answer.unwrap_err().to_string().contains("did not answer in 3 s"));
+    async fn b11_a_backend_that_hangs_is_asked_once_and_does_not_hang_a_probe() {
+        let (health, asked) = (Health::default(), Arc::new(AtomicUsize::new(0)));
+        health.check(|| async { down() }).await;
+        tokio::time::advance(FRESH).await;
+        for _ in 0..10 {
+            let (asked, begun) = (asked.clone(), tokio::time::Instant::now());
+            let ask = || async move {
+                asked.fetch_add(1, Ordering::SeqCst);
+                std::future::pending().await
+            };
+            let parts = health.check(ask).await;
+            assert!(begun.elapsed() <= PATIENCE + Duration::from_millis(10));
+            assert!(parts[0].state.is_err());
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "a late backend is asked again and again");
     }
 }

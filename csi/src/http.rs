@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
 use crate::driver::Service;
+use crate::identity::{self, problem};
 use crate::metrics::Metrics;
 
 /// What the pages show.
@@ -18,10 +19,12 @@ use crate::metrics::Metrics;
 pub(crate) struct Pages {
     /// For `/metrics`.
     pub(crate) metrics: Metrics,
-    /// For `/readyz`: every driver must answer its Probe.
+    /// For `/readyz`: how the drivers are.
     pub(crate) drivers: Arc<Vec<Service>>,
     /// Set once all sockets are bound, cleared when the process stops.
     pub(crate) serving: Arc<AtomicBool>,
+    /// Whether only this machine sees them, so that they may say what is wrong: errors name servers and paths.
+    pub(crate) private: bool,
 }
 
 /// The routes.
@@ -30,6 +33,7 @@ pub(crate) fn router(pages: Pages) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .route("/readyz/{driver}", get(ready_of))
         .with_state(pages)
 }
 
@@ -41,20 +45,42 @@ async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     }
 }
 
-/// 200 when every driver is ready, else 503 with a line for each that is not.
+/// 200 while one of the drivers can serve, with a line for each of them and for all that is wrong with it.
 async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
+    shown(&pages, |_| true).await
+}
+
+/// The same for one driver.
+async fn ready_of(State(pages): State<Pages>, Path(driver): Path<String>) -> (StatusCode, String) {
+    shown(&pages, |name| name == driver).await
+}
+
+async fn shown(pages: &Pages, wanted: impl Fn(&str) -> bool) -> (StatusCode, String) {
     if !pages.serving.load(Ordering::Acquire) {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n".into());
     }
-    let mut problems = String::new();
-    for driver in pages.drivers.iter() {
-        if let Err(error) = driver.probe_backend().await {
-            let _ = writeln!(problems, "{}: {error}", driver.name);
+    // At the same time: one that is slow keeps none of the others' waiting.
+    let asked: Vec<_> = (pages.drivers.iter().filter(|driver| wanted(&driver.name)).cloned())
+        .map(|driver| (driver.name.clone(), tokio::spawn(async move { driver.readiness().await })))
+        .collect();
+    let (mut text, mut serves) = (String::new(), false);
+    for (name, parts) in asked {
+        let parts = parts.await.unwrap_or_default();
+        let problems: Vec<String> = parts.iter().filter_map(problem).collect();
+        let good = identity::serves(&parts);
+        serves |= good;
+        let state = match (good, problems.is_empty()) {
+            (true, true) => "ready",
+            (true, false) => "ready in part",
+            (false, _) => "not ready",
+        };
+        let _ = writeln!(text, "{name}: {state}");
+        for problem in problems.iter().filter(|_| pages.private) {
+            let _ = writeln!(text, "{name}: {problem}");
         }
     }
-    if problems.is_empty() {
-        (StatusCode::OK, "ok\n".into())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, problems)
+    if text.is_empty() {
+        return (StatusCode::NOT_FOUND, "there is no such driver\n".into());
     }
+    (if serves { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
 }

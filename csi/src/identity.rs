@@ -2,11 +2,11 @@
 
 use csi_proto::v1 as pb;
 use pb::identity_server::Identity;
-use provisioners::Result;
+use provisioners::{Error, Part, Result};
 use tonic::{Request, Response, Status};
 
 use crate::capabilities;
-use crate::driver::{Driver, Service, open};
+use crate::driver::{Service, open};
 
 #[tonic::async_trait]
 impl Identity for Service {
@@ -28,7 +28,7 @@ impl Identity for Service {
         &self,
         request: Request<pb::GetPluginCapabilitiesRequest>,
     ) -> Result<Response<pb::GetPluginCapabilitiesResponse>, Status> {
-        let capabilities = capabilities::plugin(&self.backend, self.mode);
+        let capabilities = capabilities::plugin(&self.backend);
         let work = async { Ok(pb::GetPluginCapabilitiesResponse { capabilities }) };
         self.answer("GetPluginCapabilities", request.metadata(), "", work).await
     }
@@ -43,18 +43,41 @@ impl Identity for Service {
     }
 }
 
-impl Driver {
-    /// Whether this process can serve: the backend for a controller, the node's kernel and programs for a node.
-    /// A node does not ask the backend, so a thousand nodes do not load it. Not healthy is FAILED_PRECONDITION by the
-    /// specification ("Probe Errors"), whatever the cause.
-    pub async fn probe_backend(&self) -> Result<()> {
-        let ask = || async {
-            if self.mode.controller() {
-                self.backend.provisioner.check().await?;
+impl Service {
+    /// How each part of what this process serves is: the backend's for a controller, the node's kernel and programs for
+    /// a node. A node does not ask the backend, so a thousand nodes do not load it.
+    pub async fn readiness(&self) -> Vec<Part> {
+        let driver = self.0.clone();
+        let ask = || async move {
+            if driver.mode.node()
+                && let Err(error) = driver.host.check()
+            {
+                return vec![Part { name: "this node".into(), state: Err(error) }];
             }
-            if self.mode.node() { self.host.check() } else { Ok(()) }
+            if driver.mode.controller() { driver.backend.provisioner.parts().await } else { Vec::new() }
         };
-        let not_healthy = |e: provisioners::Error| provisioners::Error::Refused(format!("not ready: {e}"));
-        self.health.check(ask).await.map_err(not_healthy)
+        self.health.check(ask).await
     }
+
+    /// Whether this process can serve anything. If not, it is FAILED_PRECONDITION by the specification ("Probe Errors"),
+    /// whatever the cause.
+    pub async fn probe_backend(&self) -> Result<()> {
+        let parts = self.readiness().await;
+        if serves(&parts) {
+            return Ok(());
+        }
+        let problems: Vec<String> = parts.iter().filter_map(problem).collect();
+        Err(Error::Refused(format!("not ready: {}", problems.join("; "))))
+    }
+}
+
+/// Whether anything can be served: one part is well, or there is none that could fail.
+pub fn serves(parts: &[Part]) -> bool {
+    parts.is_empty() || parts.iter().any(|part| part.state.is_ok())
+}
+
+/// What is wrong with a part.
+pub fn problem(part: &Part) -> Option<String> {
+    let error = part.state.as_ref().err()?;
+    Some(if part.name.is_empty() { error.to_string() } else { format!("{}: {error}", part.name) })
 }

@@ -4,7 +4,7 @@
 //! backend of the crate `provisioners` or by the node's kernel (`host`), and answered; errors become gRPC codes in one
 //! place (`status`). Capabilities are read from the backend's traits (`capabilities`).
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod blocks;
 mod capabilities;
@@ -16,9 +16,10 @@ pub mod driver;
 pub mod flight;
 mod group;
 pub mod health;
+mod holds;
 pub mod host;
 mod http;
-mod identity;
+pub mod identity;
 pub mod metrics;
 mod node;
 pub mod registry;

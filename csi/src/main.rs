@@ -9,7 +9,7 @@ use csi_driver::config::Config;
 use csi_driver::driver::Service;
 use csi_driver::metrics::Metrics;
 use csi_driver::server::Server;
-use csi_driver::{host, registry, table, telemetry};
+use csi_driver::{host, identity, registry, table, telemetry};
 use provisioners::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -64,10 +64,11 @@ fn start(cli: &Cli, mut config: Config) -> Result<ExitCode> {
         Ok(drivers) => drivers,
         Err(problem) => return Ok(usage(&problem)),
     };
-    // One thread takes and answers the calls; the work is on the blocking threads. More threads for the calls cost
-    // memory and wake each other up.
+    // One thread takes and answers the calls; the work is on the blocking threads, whose number is bounded for each
+    // backend and class of call, never by the pool that all share. More threads for the calls cost memory and wake each
+    // other up.
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(config.max_concurrent_operations * config.backends.len() + 8)
+        .max_blocking_threads(registry::most_threads(&config))
         .thread_keep_alive(Duration::from_secs(5))
         .enable_all()
         .build()
@@ -85,20 +86,31 @@ fn start(cli: &Cli, mut config: Config) -> Result<ExitCode> {
 async fn check(drivers: &[Service]) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for driver in drivers {
-        match driver.probe_backend().await {
-            Ok(()) => {
-                println!("{}: ready", driver.name);
-                for line in driver.backend.provisioner.describe().await {
-                    println!("  {line}");
-                }
-            }
-            Err(error) => {
-                println!("{}: {error}", driver.name);
-                code = ExitCode::FAILURE;
-            }
+        let problems: Vec<String> = driver.readiness().await.iter().filter_map(identity::problem).collect();
+        if problems.is_empty() {
+            println!("{}: ready", driver.name);
+        }
+        for problem in &problems {
+            println!("{}: not ready: {problem}", driver.name);
+            code = ExitCode::FAILURE;
+        }
+        for line in driver.backend.provisioner.describe().await {
+            println!("  {line}");
+        }
+        if let Some(warning) = warning(driver) {
+            println!("  warning: {warning}");
         }
     }
     code
+}
+
+/// What works now, and will not outlive this process's container.
+fn warning(driver: &Service) -> Option<String> {
+    let fuse = driver.mode.node() && driver.backend.provisioner.kind() == "rbd";
+    let problem = driver.host.outlives().err().filter(|_| fuse)?;
+    Some(format!(
+        "volumes with `mounter: fuse` end with this driver's container, and their pods get I/O errors: {problem}"
+    ))
 }
 
 async fn serve(config: Config, drivers: Vec<Service>, metrics: Metrics) -> Result<ExitCode> {

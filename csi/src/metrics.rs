@@ -16,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 use provisioners::{Gauge, Measures};
 
 use crate::flight::Flights;
+use crate::health::Seen;
 
 /// Upper bounds of the latency histogram, in seconds: from a cached Probe to a long copy.
 const BUCKETS: [f64; 13] =
@@ -43,6 +44,12 @@ struct InFlightLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfBackend {
     backend: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPart {
+    backend: String,
+    part: String,
 }
 
 /// All metrics of the process. Clones share them.
@@ -81,6 +88,12 @@ impl Metrics {
     pub fn measure(&self, backend: &str, measures: Arc<dyn Measures>) {
         let mut own = self.live.measures.lock().unwrap_or_else(PoisonError::into_inner);
         own.push((backend.to_owned(), measures));
+    }
+
+    /// Has shown which parts of a backend could be used at the last look.
+    pub fn show_parts(&self, backend: &str, seen: Seen) {
+        let mut own = self.live.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        own.push((backend.to_owned(), seen));
     }
 
     /// Counts a call from now until [`Timer::done`].
@@ -150,6 +163,7 @@ struct Live {
     calls: Mutex<BTreeMap<u64, (InFlightLabels, Instant)>>,
     flights: Mutex<Vec<(String, Flights)>>,
     measures: Mutex<Vec<(String, Arc<dyn Measures>)>>,
+    parts: Mutex<Vec<(String, Seen)>>,
 }
 
 impl std::fmt::Debug for Live {
@@ -192,6 +206,16 @@ impl Live {
         families.into_values().collect()
     }
 
+    /// The parts of all backends, and whether each could be used at the last look.
+    fn parts(&self) -> Vec<(OfPart, bool)> {
+        let own = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |(backend, seen): &(String, Seen)| {
+            let label = |part| OfPart { backend: backend.clone(), part };
+            seen.parts().into_iter().map(|(part, well)| (label(part), well)).collect::<Vec<_>>()
+        };
+        own.iter().flat_map(of).collect()
+    }
+
     fn in_flight(&self) -> BTreeMap<InFlightLabels, i64> {
         let mut count = BTreeMap::new();
         for (labels, _) in self.calls().values() {
@@ -213,6 +237,12 @@ impl Collector for Live {
             encoder.encode_descriptor("oldest_in_flight_age", help, Some(&Unit::Seconds), kind)?;
         for (backend, age) in self.oldest() {
             ConstGauge::new(age).encode(family.encode_family(&OfBackend { backend })?)?;
+        }
+        let help =
+            "Whether a part of the backend (cluster, cloud, share, root) could be used at the last look";
+        let mut family = encoder.encode_descriptor("part_ready", help, None, kind)?;
+        for (labels, well) in self.parts() {
+            ConstGauge::new(i64::from(well)).encode(family.encode_family(&labels)?)?;
         }
         for (gauge, values) in self.measured() {
             let mut family = encoder.encode_descriptor(gauge.name, gauge.help, None, kind)?;
@@ -247,6 +277,22 @@ mod tests {
         assert!(text.contains(counted), "{text}");
         assert!(text.contains(r#"volumectl_csi_oldest_in_flight_age_seconds{backend="local"} 0"#), "{text}");
         assert!(text.contains("volumectl_csi_request_duration_seconds_bucket"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn each_part_of_a_backend_is_shown() {
+        let (metrics, health) = (Metrics::new(), crate::health::Health::default());
+        metrics.show_parts("nfs", health.seen());
+        let state = |well| if well { Ok(()) } else { Err(provisioners::Error::Unavailable("dead".into())) };
+        let part = |name: &str, well| provisioners::Part { name: name.into(), state: state(well) };
+        let parts = vec![part("share main", true), part("share second", false)];
+        health.check(|| async { parts }).await;
+        let text = metrics.encode().unwrap();
+        for line in [r#"part="share main"} 1"#, r#"part="share second"} 0"#] {
+            let line = format!(r#"volumectl_csi_part_ready{{backend="nfs",{line}"#);
+            assert!(text.contains(&line), "{text}");
+        }
+        assert!(!text.contains("dead"), "{text}");
     }
 
     #[test]

@@ -9,10 +9,18 @@ use provisioners::{Backend, Error, NodeId, Nodes, RbdMounter, cinder, local, nfs
 use crate::cli::Mode;
 use crate::config::{BackendConfig, BackendType, CloudConfig, ClusterConfig, Config, PurgeWhen, ShareConfig};
 use crate::driver::{Driver, Service};
-use crate::flight::Flights;
+use crate::flight::{Class, Flights};
 use crate::health::Health;
 use crate::host::{Host, HostOptions};
 use crate::metrics::Metrics;
+
+/// How many questions about a node's volumes work at once in each driver.
+const QUESTIONS: usize = 16;
+/// How long one of them may take.
+const QUESTION_LIMIT: Duration = Duration::from_secs(30);
+
+/// Threads for what the runtime itself does, such as looking up names.
+const NAMES: usize = 32;
 
 /// Builds every configured driver. A backend that refuses its configuration: the text names the backend and why.
 pub fn drivers(config: &Config, mode: Mode, metrics: &Metrics) -> Result<Vec<Service>, String> {
@@ -20,6 +28,7 @@ pub fn drivers(config: &Config, mode: Mode, metrics: &Metrics) -> Result<Vec<Ser
         kubelet_dir: config.kubelet_dir.clone(),
         command_timeout: Duration::from_secs(config.command_timeout_seconds),
         state_dir: config.state_dir.clone(),
+        volume_roots: config.backends.iter().flat_map(|it| it.roots.values().cloned()).collect(),
         qemu_storage_daemon: config.qemu_storage_daemon.clone(),
         helper: helper(config),
     });
@@ -29,6 +38,13 @@ pub fn drivers(config: &Config, mode: Mode, metrics: &Metrics) -> Result<Vec<Ser
     let build =
         |(i, entry)| driver(config, entry, mode, &host, metrics).map_err(|e| format!("backends[{i}]: {e}"));
     config.backends.iter().enumerate().map(build).collect()
+}
+
+/// The most threads that all calls together can take: those of each backend's classes of operations, of its questions,
+/// and of its own calls (rbd bounds them by the number of operations), and a few for looking up names.
+pub fn most_threads(config: &Config) -> usize {
+    let classes = (Class::ALL.len() + 1) * config.max_concurrent_operations;
+    config.backends.len() * (classes + QUESTIONS + provisioners::THREADS) + NAMES
 }
 
 /// What is run as the helper for NFS.
@@ -47,7 +63,10 @@ fn driver(
     let limit = Duration::from_secs(config.operation_timeout_seconds);
     let backend = backend(config, entry, mode, host)?;
     let flights = Flights::new(config.max_concurrent_operations, limit);
+    let questions = Flights::new(QUESTIONS, QUESTION_LIMIT.min(limit));
     metrics.watch(&entry.driver_name, flights.clone());
+    let health = Health::default();
+    metrics.show_parts(&entry.driver_name, health.seen());
     if let Some(measures) = &backend.measures {
         metrics.measure(&entry.driver_name, measures.clone());
     }
@@ -58,8 +77,9 @@ fn driver(
         backend,
         host: host.clone(),
         flights,
+        questions,
         metrics: metrics.clone(),
-        health: Health::default(),
+        health,
     })))
 }
 
@@ -146,6 +166,7 @@ fn nfs_config(config: &Config, entry: &BackendConfig) -> provisioners::Result<nf
         call_timeout: entry.call_timeout_seconds.map_or(default.call_timeout, Duration::from_secs),
         tree_workers: entry.tree_workers.unwrap_or(default.tree_workers),
         sweep: entry.sweep_seconds.map_or(default.sweep, |seconds| Duration::from_secs(seconds.max(1))),
+        state: Some(config.state_dir.clone()),
     })
 }
 
@@ -207,6 +228,7 @@ pub fn rbd_config(
         purge_workers: entry.purge_workers.unwrap_or(default.purge_workers),
         call_timeout: entry.call_timeout_seconds.map_or(default.call_timeout, Duration::from_secs),
         max_calls: config.max_concurrent_operations,
+        max_overcommit: entry.max_overcommit.unwrap_or(default.max_overcommit),
         soft_depth: entry.soft_clone_depth.unwrap_or(default.soft_depth),
         hard_depth: entry.hard_clone_depth.unwrap_or(default.hard_depth),
         node: config.node_id.clone(),

@@ -47,8 +47,10 @@ impl Server {
             ),
             None => None,
         };
+        let private = http.as_ref().is_some_and(|l| l.local_addr().is_ok_and(|at| at.ip().is_loopback()));
         let services = bound.iter().map(|(driver, _)| driver.clone()).collect();
-        let pages = Pages { metrics, drivers: Arc::new(services), serving: Arc::new(AtomicBool::new(false)) };
+        let serving = Arc::new(AtomicBool::new(false));
+        let pages = Pages { metrics, drivers: Arc::new(services), serving, private };
         Ok(Self { drivers: bound, http, pages, grace })
     }
 

@@ -61,6 +61,11 @@ pub(crate) fn path<'a>(field: &str, value: &'a str) -> Result<&'a std::path::Pat
     Ok(path)
 }
 
+/// An absolute path as [`path`] wants it, if one was given.
+pub(crate) fn optional_path<'a>(field: &str, value: &'a str) -> Result<Option<&'a std::path::Path>> {
+    if value.is_empty() { Ok(None) } else { path(field, value).map(Some) }
+}
+
 /// The range, or an empty one when none was given.
 pub(crate) fn range(value: Option<&pb::CapacityRange>) -> Result<CapacityRange> {
     let Some(range) = value else {
@@ -74,12 +79,18 @@ pub(crate) fn range(value: Option<&pb::CapacityRange>) -> Result<CapacityRange> 
             "has neither required_bytes nor limit_bytes; give at least one",
         ));
     }
+    Ok(CapacityRange { required, limit })
+}
+
+/// A range whose ends are in order. It is asked last, for this is [`Error::OutOfRange`], and what has no form is told first.
+pub(crate) fn ordered(range: CapacityRange) -> Result<()> {
+    let CapacityRange { required, limit } = range;
     if limit != 0 && limit < required {
         return Err(Error::OutOfRange(format!(
             "capacity_range: limit_bytes {limit} is below required_bytes {required}; raise the limit"
         )));
     }
-    Ok(CapacityRange { required, limit })
+    Ok(())
 }
 
 fn size(field: &str, value: i64) -> Result<u64> {
@@ -136,6 +147,13 @@ fn mount_type(field: &str, mount: &pb::volume_capability::MountVolume) -> Result
     if total > MAX_MAP {
         let problem = format!("is {total} bytes large; at most {MAX_MAP} are allowed");
         return Err(Error::invalid(format!("{field}.mount.mount_flags"), problem));
+    }
+    if mount.mount_flags.iter().any(|flag| flag.contains(char::is_control)) {
+        // The flags are not in the text: the specification says that they may hold secrets.
+        return Err(Error::invalid(
+            format!("{field}.mount.mount_flags"),
+            "have a control character; remove it",
+        ));
     }
     Ok(AccessType::Mount {
         fs_type: mount.fs_type.clone(),

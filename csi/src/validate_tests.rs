@@ -51,7 +51,11 @@ fn ranges_are_not_negative_not_empty_and_not_reversed() {
     refused(range(Some(&wire(-1, 0))), "invalid", &["required_bytes", "-1"]);
     refused(range(Some(&wire(0, i64::MIN))), "invalid", &["limit_bytes"]);
     refused(range(Some(&wire(0, 0))), "invalid", &["capacity_range"]);
-    refused(range(Some(&wire(10, 9))), "out_of_range", &["limit_bytes 9", "required_bytes 10"]);
+    refused(
+        range(Some(&wire(10, 9))).and_then(ordered),
+        "out_of_range",
+        &["limit_bytes 9", "required_bytes 10"],
+    );
     assert_eq!(range(None).unwrap(), CapacityRange::default());
     assert_eq!(range(Some(&wire(i64::MAX, 0))).unwrap().required, i64::MAX.unsigned_abs());
 }

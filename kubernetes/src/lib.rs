@@ -148,7 +148,9 @@ impl Kubernetes {
 
     /// The pods that use a claim; none if that cannot be learned.
     pub fn pods_of_claim(&self, namespace: &str, claim: &str) -> Vec<String> {
-        let asked = tokio::time::timeout(ANSWER, self.cluster.pods_of_claim(namespace, claim));
+        // A time-out is of the runtime that it is made in.
+        let asked =
+            async { tokio::time::timeout(ANSWER, self.cluster.pods_of_claim(namespace, claim)).await };
         self.runtime.block_on(asked).ok().and_then(Result::ok).unwrap_or_default()
     }
 }

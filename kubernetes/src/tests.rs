@@ -80,3 +80,15 @@ async fn a_server_that_is_not_there_is_unknown() {
     let cluster = Cluster::connect(Some(file.path())).await.unwrap().unwrap();
     assert!(matches!(cluster.state("ready").await, NodeState::Unknown(_)));
 }
+
+/// As a command has it, which is in no runtime.
+#[test]
+fn programs_that_wait_for_each_answer_get_it() {
+    let servers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (_file, cluster) = servers.block_on(server());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let kubernetes = Kubernetes { cluster, runtime };
+    assert_eq!(kubernetes.pods_of_claim("shop", "db"), ["shop/postgres-0 on a"]);
+    assert!(kubernetes.pods_of_claim("elsewhere", "db").is_empty());
+    assert_eq!(kubernetes.node_state("ready"), NodeState::Ready);
+}

@@ -48,6 +48,8 @@ pub struct NfsMount {
     pub dir: String,
     /// Mount options of the driver's configuration and the class.
     pub options: Vec<String>,
+    /// Whether a node gives up what pods have written when it is to unmount the share and the server does not take it.
+    pub force: bool,
     /// The share's content on this machine, which is bound instead of mounted.
     pub local: Option<PathBuf>,
 }
@@ -64,6 +66,8 @@ pub struct RbdImage {
     pub namespace: String,
     /// The image's name.
     pub image: String,
+    /// Which image of that name: one that is deleted and made again is another.
+    pub identity: Option<RbdIdentity>,
     /// The cluster's fsid.
     pub fsid: String,
     /// By what it is mapped.
@@ -84,6 +88,15 @@ pub struct RbdImage {
     pub watchers: Vec<String>,
     /// Whether somebody has its managed lock (feature exclusive-lock).
     pub locked: bool,
+}
+
+/// What tells an image from all others that its cluster has had: names are given again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RbdIdentity {
+    /// The pool's number.
+    pub pool: i64,
+    /// The image's id.
+    pub image: String,
 }
 
 /// By what an image is mapped.
@@ -132,8 +145,41 @@ pub struct NodeVolume {
     pub mkfs_options: Vec<String>,
     /// Mode bits for the root directory of a fresh file system.
     pub root_mode: Option<u32>,
-    /// The file system that was once completed on it, if any: it is never formatted again.
+    /// The file system that was once completed on it, if any: it is not formatted because it reads blank.
     pub formatted: Option<String>,
-    /// A format was begun and never completed, so nothing was ever mounted: formatting again is safe.
-    pub formatting: bool,
+    /// It was used as a raw block device once: it is never formatted.
+    pub raw: bool,
+    /// The backend vouches that it was made blank and is attached for the first time. A word that is good for one format,
+    /// which [`FsNote::Making`] uses up.
+    pub vouched: Option<String>,
+    /// What an operator has said about a format that is refused.
+    pub permit: Permit,
+}
+
+/// An operator's word that what was seen on a volume may be formatted over, and how to give it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Permit {
+    /// The code of what was seen, as a refusal told it; good for exactly that.
+    pub code: Option<String>,
+    /// What to type, with `CODE` in the place of the code.
+    pub how: String,
+}
+
+/// What is written down of a volume's file system. None of it ever permits a format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FsNote {
+    /// It is about to be used as a raw block device.
+    Raw,
+    /// A file system is about to be made, on a device that has none. The backend looks again and refuses if it was used
+    /// meanwhile, and uses up the words that allowed it.
+    Making {
+        /// Which.
+        fs: String,
+        /// The operator's code, if the device is formatted by that.
+        permit: Option<String>,
+        /// [`NodeVolume::vouched`], if the device was not read whole because of that.
+        vouched: Option<String>,
+    },
+    /// A file system is complete.
+    Made(String),
 }

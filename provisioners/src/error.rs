@@ -102,6 +102,28 @@ impl Error {
         }
     }
 
+    /// The same with one more thing to know at the end of its text. What has no text of its own stays as it is.
+    #[must_use]
+    pub(crate) fn with(mut self, more: &str) -> Self {
+        let text = match &mut self {
+            Self::Invalid { problem: text, .. }
+            | Self::NotFound(text)
+            | Self::AlreadyExists(text)
+            | Self::OutOfRange(text)
+            | Self::Exhausted(text)
+            | Self::Refused(text)
+            | Self::Unsupported(text)
+            | Self::Unavailable(text)
+            | Self::Denied(text)
+            | Self::Deadline(text)
+            | Self::Internal(text) => text,
+            Self::Busy { .. } | Self::BadToken(_) | Self::Corrupt { .. } | Self::Io { .. } => return self,
+        };
+        text.push_str("; ");
+        text.push_str(more);
+        self
+    }
+
     /// The variant's name in snake case: the label of the error in metrics and logs.
     pub fn label(&self) -> &'static str {
         match self {

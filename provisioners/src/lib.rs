@@ -13,29 +13,39 @@ mod context;
 mod error;
 mod exit;
 mod filesystem;
+mod identity;
 pub mod local;
 mod naming;
 pub mod nfs;
 mod parameters;
+mod parts;
 pub mod rbd;
+pub mod reaper;
 mod record;
 mod size;
 mod traits;
+pub mod tree;
 mod types;
 
-pub use access::{Access, CinderDisk, NfsMount, NodeVolume, RbdImage, RbdMounter, SecretText};
+pub use access::{
+    Access, CinderDisk, FsNote, NfsMount, NodeVolume, Permit, RbdIdentity, RbdImage, RbdMounter, SecretText,
+};
 pub use backend::{Backend, Feature};
+pub use blocking::THREADS;
 pub use context::{Ctx, Observer};
 pub use error::{Error, Result};
 pub use exit::ExitCode;
+pub use identity::Identity;
 pub use naming::{NameTemplate, key_for};
 pub use parameters::{ParameterDoc, Parameters, parse_size};
+pub use record::{Stored, seal, unseal};
 pub use traits::{
     Attachment, CapacityReport, ChangedBlocks, Clones, Creation, Expansion, GroupSnapshots, Listing,
     Measures, Modify, NodeAccess, NodeRequest, Nodes, Placement, Provisioner, PublishRequest, Snapshots,
 };
 pub use types::{
     AccessMode, AccessType, Block, Blocks, Capability, Capacity, CapacityQuery, CapacityRange, Condition,
-    ExpandOutcome, Gauge, GroupSnapshot, GroupSpec, NodeId, NodeState, Page, PvcMeta, Secrets, Snapshot,
-    SnapshotId, SnapshotSpec, Source, StringMap, Topology, TopologyRequest, Volume, VolumeId, VolumeSpec,
+    ExpandOutcome, Gauge, GroupSnapshot, GroupSpec, NodeId, NodeState, Page, Part, PvcMeta, Secrets,
+    Snapshot, SnapshotId, SnapshotSpec, Source, StringMap, Topology, TopologyRequest, Volume, VolumeId,
+    VolumeSpec,
 };

@@ -5,15 +5,19 @@ use std::collections::BTreeSet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{AccessMode, Error, Result, SnapshotId, Source, VolumeSpec};
+use crate::{AccessMode, Error, FsNote, Result, SnapshotId, Source, VolumeSpec};
 
 /// The version that this program writes, and the newest that it reads.
 pub(crate) const SCHEMA: u32 = 1;
 
-/// A kind of record.
-pub(crate) trait Record: Serialize + DeserializeOwned {
-    /// What `kind` says in the file.
+/// What is stored in an envelope of its own.
+pub trait Stored: Serialize + DeserializeOwned {
+    /// What `kind` says in the envelope.
     const KIND: &'static str;
+}
+
+/// A kind of record.
+pub(crate) trait Record: Stored {
     /// The handle in the record.
     fn id(&self) -> &str;
 }
@@ -21,8 +25,11 @@ pub(crate) trait Record: Serialize + DeserializeOwned {
 /// Makes a struct with an `id` a kind of record.
 macro_rules! kind {
     ($type:ty, $kind:literal) => {
-        impl $crate::record::Record for $type {
+        impl $crate::record::Stored for $type {
             const KIND: &'static str = $kind;
+        }
+
+        impl $crate::record::Record for $type {
             fn id(&self) -> &str {
                 &self.id
             }
@@ -38,15 +45,57 @@ pub(crate) struct Requested {
     pub(crate) limit: u64,
 }
 
-/// What is known of the file system on a volume.
+/// What [`FsState::formatted`] says of a volume that was used as a raw block device: versions that do not know this word
+/// take it for a file system, and do not format over it either.
+const RAW: &str = "raw";
+
+/// What is known of the file system on a volume. It can only refuse a format.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FsState {
-    /// A format with this was begun and not completed.
+    /// An older version had begun a format with this. It took that for a permission, so it is never written any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) formatting: Option<String>,
-    /// A format with this was completed.
+    /// A format with this was completed, or [`RAW`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) formatted: Option<String>,
+    formatted: Option<String>,
+}
+
+impl FsState {
+    /// The file system that was completed.
+    pub(crate) fn file_system(&self) -> Option<&str> {
+        self.formatted.as_deref().filter(|has| *has != RAW)
+    }
+
+    /// Whether it was used as a raw block device and had no file system of ours.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.formatted.as_deref() == Some(RAW)
+    }
+
+    /// What a copy of the volume begins with.
+    pub(crate) fn inherited(&self) -> Self {
+        Self { formatting: None, formatted: self.formatted.clone() }
+    }
+
+    /// Takes a note. One that contradicts what is known already: [`Error::Refused`].
+    pub(crate) fn take(&mut self, id: &str, note: &FsNote) -> Result<()> {
+        self.formatting = None;
+        match note {
+            FsNote::Raw => drop(self.formatted.get_or_insert_with(|| RAW.to_owned())),
+            FsNote::Made(fs) => self.formatted = Some(fs.clone()),
+            FsNote::Making { permit, .. } => {
+                if let Some(has) = self.formatted.as_deref().filter(|has| permit.is_none() || *has == RAW) {
+                    return Err(Error::Refused(format!(
+                        "volume {id} was used meanwhile ({has}) and is not formatted; repeat the call"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stored for FsState {
+    const KIND: &'static str = "FileSystem";
 }
 
 /// How a volume is published to one node.
@@ -82,7 +131,7 @@ pub(crate) fn encode<T: Record>(record: &T) -> Result<Vec<u8>> {
 
 /// Reads a record's bytes; `what` names it in errors. Damaged: [`Error::Corrupt`]; written by a newer version:
 /// [`Error::Refused`].
-pub(crate) fn decode<T: Record>(what: &str, bytes: &[u8]) -> Result<T> {
+pub(crate) fn decode<T: Stored>(what: &str, bytes: &[u8]) -> Result<T> {
     let corrupt = |problem: String| Error::Corrupt { what: what.to_owned(), problem };
     let head: Head = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
     if head.schema > SCHEMA {
@@ -95,6 +144,31 @@ pub(crate) fn decode<T: Record>(what: &str, bytes: &[u8]) -> Result<T> {
         return Err(corrupt(format!("schema {} and kind {:?}, not {:?}", head.schema, head.kind, T::KIND)));
     }
     serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))
+}
+
+/// The bytes of a value that is stored by itself, beside a record: a note.
+pub fn seal<T: Stored>(note: &T) -> Result<Vec<u8>> {
+    let envelope = Envelope { schema: SCHEMA, kind: T::KIND, record: note };
+    serde_json::to_vec(&envelope).map_err(|e| Error::Internal(format!("encoding a note {}: {e}", T::KIND)))
+}
+
+/// Reads a note; `what` names it in errors. Damaged: [`Error::Corrupt`]; written by a newer version: [`Error::Refused`].
+/// Notes of before had no envelope: such a one is read if it has our fields and no others.
+pub fn unseal<T: Stored>(what: &str, bytes: &[u8]) -> Result<T> {
+    let corrupt = |problem: String| Error::Corrupt { what: what.to_owned(), problem };
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
+    let fields = value.as_object().ok_or_else(|| corrupt("it is no JSON object".into()))?;
+    if fields.contains_key("schema") || fields.contains_key("kind") {
+        return decode(what, bytes);
+    }
+    let note: T = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
+    let known = serde_json::to_value(&note).map_err(|e| corrupt(e.to_string()))?;
+    match fields.keys().find(|field| known.get(field.as_str()).is_none()) {
+        Some(unknown) => {
+            Err(corrupt(format!("it has no schema, and {unknown:?} is no field of a {}", T::KIND)))
+        }
+        None => Ok(note),
+    }
 }
 
 pub(crate) mod timestamp {
@@ -153,3 +227,7 @@ pub(crate) fn check_members(group: &str, members: &[String], asked: &[SnapshotId
     }
     Err(Error::invalid("snapshot_ids", format!("are not those of group {group}: {}", members.join(", "))))
 }
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

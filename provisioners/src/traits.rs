@@ -9,9 +9,9 @@
 use async_trait::async_trait;
 
 use crate::{
-    Access, Blocks, Capability, Capacity, CapacityQuery, CapacityRange, Ctx, ExpandOutcome, Gauge,
-    GroupSnapshot, GroupSpec, NodeId, NodeState, NodeVolume, Page, ParameterDoc, Result, Secrets, Snapshot,
-    SnapshotId, SnapshotSpec, StringMap, Topology, Volume, VolumeId, VolumeSpec,
+    Access, Blocks, Capability, Capacity, CapacityQuery, CapacityRange, Ctx, ExpandOutcome, FsNote, Gauge,
+    GroupSnapshot, GroupSpec, Identity, NodeId, NodeState, NodeVolume, Page, ParameterDoc, Part, Result,
+    Secrets, Snapshot, SnapshotId, SnapshotSpec, StringMap, Topology, Volume, VolumeId, VolumeSpec,
 };
 
 /// What every backend can do.
@@ -26,10 +26,20 @@ pub trait Provisioner: Send + Sync + 'static {
     /// Whether the backend answers and has what it needs. Called for CSI Probe, not more than once in a few seconds.
     async fn check(&self) -> Result<()>;
 
+    /// How each of its parts is that can fail while the others serve; they are asked at the same time, so that none waits
+    /// for another. The backend can serve while one is well.
+    async fn parts(&self) -> Vec<Part> {
+        vec![Part { name: String::new(), state: self.check().await }]
+    }
+
     /// What is worth knowing of the servers, a line each: for `--check`.
     async fn describe(&self) -> Vec<String> {
         Vec::new()
     }
+
+    /// What a handle of a volume, snapshot or group snapshot names; what holds are taken by. It asks nobody, and its answer
+    /// stays the same while the process runs. A text that is no handle of this backend names only itself.
+    fn identity(&self, handle: &str) -> Identity;
 
     /// Why a volume of this backend cannot be used so, or `Ok`.
     fn supports(&self, capability: &Capability) -> Result<()>;
@@ -47,7 +57,7 @@ pub trait Provisioner: Send + Sync + 'static {
 
     /// Whether a volume that exists would satisfy `parameters` (StorageClass) — for ValidateVolumeCapabilities.
     /// `Ok(Some(reason))` when not.
-    async fn differs(&self, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>>;
+    async fn differs(&self, ctx: &Ctx, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>>;
 }
 
 /// A validated CreateVolume, ready to run.
@@ -75,11 +85,12 @@ pub trait Snapshots: Send + Sync {
     async fn delete_snapshot(&self, ctx: &Ctx, id: &SnapshotId) -> Result<()>;
 
     /// One snapshot. None such: [`crate::Error::NotFound`].
-    async fn get_snapshot(&self, id: &SnapshotId) -> Result<Snapshot>;
+    async fn get_snapshot(&self, ctx: &Ctx, id: &SnapshotId) -> Result<Snapshot>;
 
     /// Snapshots after `after`, at most `max` (0: all), of one volume if `source` is given.
     async fn list_snapshots(
         &self,
+        ctx: &Ctx,
         source: Option<&VolumeId>,
         after: Option<&str>,
         max: usize,
@@ -103,7 +114,7 @@ pub trait GroupSnapshots: Send + Sync {
     async fn delete_group(&self, ctx: &Ctx, id: &str, members: &[SnapshotId]) -> Result<()>;
 
     /// One group. None such: [`crate::Error::NotFound`]. `members` as in [`GroupSnapshots::delete_group`].
-    async fn get_group(&self, id: &str, members: &[SnapshotId]) -> Result<GroupSnapshot>;
+    async fn get_group(&self, ctx: &Ctx, id: &str, members: &[SnapshotId]) -> Result<GroupSnapshot>;
 }
 
 /// Volumes can grow: CSI EXPAND_VOLUME.
@@ -218,15 +229,28 @@ pub trait NodeAccess: Send + Sync {
         Ok(())
     }
 
-    /// A volume that is not attached to this node is about to be: locks that were left behind are cleared away before the
-    /// node's client meets them. `clients`: the addresses of the clients that this node's kernel has for other volumes.
-    async fn attaching(&self, volume: &VolumeId, clients: &[String]) -> Result<()> {
-        let _ = (volume, clients);
+    /// A volume that is not attached to this node is about to be: where it is for this node `alone`, one of several nodes
+    /// that ask at the same moment gets it, and locks that were left behind are cleared away before the node's client meets
+    /// them. `clients`: the addresses of the clients that this node's kernel has for other volumes.
+    async fn attaching(
+        &self,
+        volume: &VolumeId,
+        access: &Access,
+        clients: &[String],
+        alone: bool,
+    ) -> Result<()> {
+        let _ = (volume, access, clients, alone);
         Ok(())
     }
 
-    /// Writes down that a format with `fs_type` begins (`done: false`) or was completed (`done: true`).
-    async fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()>;
+    /// Writes down what is done with a volume's file system.
+    async fn note(&self, id: &VolumeId, note: &FsNote) -> Result<()>;
+
+    /// The ranges (from, to, in bytes) that the volume's server has stored anything in; `None`: it cannot tell.
+    async fn stored(&self, id: &VolumeId, secrets: &Secrets) -> Result<Option<Vec<(u64, u64)>>> {
+        let _ = (id, secrets);
+        Ok(None)
+    }
 
     /// CSI `node_id` where that is not the configured one. Not known yet: an error, and it is asked again.
     async fn node_id(&self) -> Result<Option<String>> {

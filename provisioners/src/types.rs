@@ -383,3 +383,12 @@ pub struct Blocks {
     /// The ranges in ascending order; an error is the last.
     pub ranges: tokio::sync::mpsc::Receiver<crate::Result<Block>>,
 }
+
+/// A part of a backend that can fail while the others serve, such as a cluster or a share.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// What it is, such as `cluster ceph`; empty: the backend as a whole.
+    pub name: String,
+    /// Whether it can be used, and if not, why.
+    pub state: crate::Result<()>,
+}

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context as _, Result, bail};
 
 use crate::control;
+use crate::network::Network;
 use crate::script::{Script, possible};
 
 /// A running cluster.
@@ -28,7 +29,7 @@ impl Ceph {
     /// The cluster of this process. `None`, with the reason logged as a skip of `test`: it cannot be run here.
     pub fn shared(test: &str) -> Result<Option<&'static Self>> {
         static SHARED: OnceLock<std::result::Result<Ceph, String>> = OnceLock::new();
-        if !possible(test, &PROGRAMS) {
+        if !Self::possible(test) {
             return Ok(None);
         }
         // A guest has two cores of an emulator beside it.
@@ -39,7 +40,7 @@ impl Ceph {
 
     /// A cluster of one OSD for one test, which harms it. `None` as for [`Ceph::shared`].
     pub async fn own(test: &str) -> Result<Option<Self>> {
-        if !possible(test, &PROGRAMS) {
+        if !Self::possible(test) {
             return Ok(None);
         }
         tokio::task::spawn_blocking(|| Self::start(1)).await?.map(Some)
@@ -52,9 +53,23 @@ impl Ceph {
 
     /// Starts a cluster of some OSDs on an address of this machine.
     pub fn start_at(osds: u32, address: &str) -> Result<Self> {
+        Self::start_script(None, osds, address)
+    }
+
+    /// Starts a cluster of one OSD in a network name space.
+    pub fn start_in(network: &Network) -> Result<Self> {
+        Self::start_script(Some(network), 1, &network.there)
+    }
+
+    fn start_script(network: Option<&Network>, osds: u32, address: &str) -> Result<Self> {
         let args = |dir: &Path| vec![dir.display().to_string(), osds.to_string(), address.to_owned()];
-        let (script, _) = Script::start("ceph", args)?;
+        let (script, _) = Script::start_in(network, "ceph", args)?;
         Ok(Self { script })
+    }
+
+    /// Whether a cluster can be run here; if not, the reason is logged as a skip of `test`.
+    pub fn possible(test: &str) -> bool {
+        possible(test, &PROGRAMS)
     }
 
     /// Its ceph.conf, with the administrator's keyring.
@@ -97,10 +112,15 @@ impl Ceph {
 
     /// Runs volumectl against the cluster; exit code, standard output and error.
     pub fn volumectl(&self, args: &[&str]) -> Result<(i32, String, String)> {
+        self.volumectl_with(Path::new("/nonexistent"), args)
+    }
+
+    /// The same with a kubeconfig.
+    pub fn volumectl_with(&self, kubeconfig: &Path, args: &[&str]) -> Result<(i32, String, String)> {
         let output = std::process::Command::new(crate::drivers::binary("volumectl")?)
             .args(args)
             .env("CEPH_CONF", self.conf())
-            .env("KUBECONFIG", "/nonexistent")
+            .env("KUBECONFIG", kubeconfig)
             .output()?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok((output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr)))

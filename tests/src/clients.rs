@@ -1,7 +1,7 @@
 //! Clients of one CSI socket.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use csi_proto::v1 as pb;
 use pb::controller_client::ControllerClient;
@@ -10,6 +10,7 @@ use pb::identity_client::IdentityClient;
 use pb::node_client::NodeClient;
 use pb::snapshot_metadata_client::SnapshotMetadataClient;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 /// The services over one connection. Clones share it.
 #[derive(Debug, Clone)]
@@ -39,18 +40,39 @@ impl Clients {
         })
     }
 
-    /// Connects, and waits up to a minute until Probe says ready.
+    /// Connects, and waits until Probe says ready: a minute, three in a guest.
     pub async fn ready(socket: &Path) -> anyhow::Result<Self> {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
+        let patience = Duration::from_secs(if crate::control::is_guest() { 180 } else { 60 });
         loop {
             let clients = Self::lazy(socket)?;
             match clients.identity.clone().probe(pb::ProbeRequest {}).await {
                 Ok(_) => return Ok(clients),
-                Err(status) if begun.elapsed() > Duration::from_secs(60) => {
+                Err(status) if begun.elapsed() > patience => {
                     anyhow::bail!("{} is not ready: {status}", socket.display())
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
             }
+        }
+    }
+}
+
+/// A call, again for so long while it is UNAVAILABLE or not done in time, as kubelet and the sidecars repeat it.
+pub async fn repeated<T>(
+    patience: Duration,
+    mut call: impl AsyncFnMut() -> Result<T, Status>,
+) -> Result<T, Status> {
+    let begun = Instant::now();
+    loop {
+        match call().await {
+            Err(status)
+                if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+                    && begun.elapsed() < patience =>
+            {
+                println!("repeated after {:?}: {status}", begun.elapsed());
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            other => return other,
         }
     }
 }

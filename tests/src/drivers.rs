@@ -18,16 +18,25 @@ use crate::clients::Clients;
 /// A configuration of the local backend whose files are all below `dir`; `more` is added to the backend's keys.
 pub fn local_config(dir: &Path, more: &str) -> String {
     let dir = dir.display();
+    // The driver may run in the test's process, which is not its own helper.
+    let helper =
+        binary("csi-driver").map(|path| format!("helperProgram: {}\n", path.display())).unwrap_or_default();
     format!(
         "nodeId: node-1\nclusterId: test\nsocketDir: {dir}/sockets\nstateDir: {dir}/state\nkubeletDir: {dir}/kubelet\n\
-         shutdownGraceSeconds: 5\nbackends:\n  - type: local\n    roots: {{default: {dir}/volumes}}\n{more}"
+         shutdownGraceSeconds: 5\n{helper}backends:\n  - type: local\n    roots: {{default: {dir}/volumes}}\n{more}"
     )
+}
+
+/// The part of a configuration that is about its backends.
+pub fn backends_of(config: &str) -> Result<&str> {
+    config.split_once("backends:\n").map(|(_, rest)| rest).context("no backends")
 }
 
 /// The driver in this process, on its real socket.
 pub struct InProcess {
     /// Its first backend's socket.
     pub socket: PathBuf,
+    metrics: Metrics,
     stop: Option<oneshot::Sender<()>>,
     task: Option<tokio::task::JoinHandle<Result<()>>>,
 }
@@ -41,18 +50,24 @@ impl InProcess {
         let sockets = config.backends.iter().map(|b| b.socket.clone());
         let grace = Duration::from_secs(config.shutdown_grace_seconds);
         let drivers = drivers.into_iter().zip(sockets).collect();
-        let server = Server::bind(drivers, None, metrics, grace).await?;
+        let server = Server::bind(drivers, None, metrics.clone(), grace).await?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(server.run(async move {
             let _ = stopped.await;
         }));
         let socket = config.backends[0].socket.clone();
-        Ok(Self { socket, stop: Some(stop), task: Some(task) })
+        Ok(Self { socket, metrics, stop: Some(stop), task: Some(task) })
     }
 
     /// Clients of it.
     pub async fn clients(&self) -> Result<Clients> {
         Clients::ready(&self.socket).await
+    }
+
+    /// The values that it shows of one metric, each with its labels.
+    pub fn metric(&self, name: &str) -> Result<Vec<String>> {
+        let text = self.metrics.encode()?;
+        Ok(text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect())
     }
 
     /// Stops it and waits for its end.
@@ -76,13 +91,18 @@ pub struct Process {
 impl Process {
     /// Starts it with a configuration text that is written to `dir`, logs going to a file there.
     pub fn start(dir: &Path, config: &str) -> Result<Self> {
+        Self::start_as("all", dir, config)
+    }
+
+    /// The same with a `--mode`.
+    pub fn start_as(mode: &str, dir: &Path, config: &str) -> Result<Self> {
         let file = dir.join("driver.yaml");
         fs::write(&file, config)?;
         let socket = Config::load(&file)?.backends[0].socket.clone();
         let log = dir.join("driver.log");
         let out = fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let child = Command::new(binary("csi-driver")?)
-            .args(["--config".as_ref(), file.as_os_str()])
+            .args(["--mode".as_ref(), mode.as_ref(), "--config".as_ref(), file.as_os_str()])
             .args(["--log", "info,csi_driver=debug,provisioners=debug"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -116,9 +136,30 @@ impl Process {
 
     /// SIGTERM; returns the exit code.
     pub fn terminate(&mut self) -> Result<Option<i32>> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.ask_to_end()?;
         Ok(self.child.wait()?.code())
+    }
+
+    /// SIGTERM, without waiting.
+    pub fn ask_to_end(&self) -> Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
+    }
+
+    /// SIGTERM, and at once a successor beside the one that lets its last calls end; as often as it gives way to that.
+    pub fn hand_over(&mut self, dir: &Path, config: &str) -> Result<()> {
+        self.ask_to_end()?;
+        let mut next = Self::start(dir, config)?;
+        loop {
+            let ended = self.child.try_wait()?.is_some();
+            if next.child.try_wait()?.is_some() {
+                next = Self::start(dir, config)?;
+            } else if ended {
+                *self = next;
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// The last lines of its log.

@@ -1,4 +1,4 @@
-//! A Kubernetes API server that knows nodes, and nothing else.
+//! A Kubernetes API server that knows nodes, and in each name space a pod that uses the claim `db`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,9 @@ impl Api {
             let state = known.lock().unwrap_or_else(PoisonError::into_inner).get(&name).copied();
             show(&name, state)
         };
-        let app = Router::new().route("/api/v1/nodes/{name}", get(answer));
+        let app = Router::new()
+            .route("/api/v1/nodes/{name}", get(answer))
+            .route("/api/v1/namespaces/{namespace}/pods", get(|| async { axum::Json(pods()) }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let server = format!("http://{}", listener.local_addr()?);
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -66,6 +68,13 @@ impl Api {
     pub fn config(&self) -> String {
         format!("kubeconfig: {}\n", self.kubeconfig.display())
     }
+}
+
+fn pods() -> serde_json::Value {
+    let volume = json!({"name": "data", "persistentVolumeClaim": {"claimName": "db"}});
+    let pod = json!({"metadata": {"name": "postgres-0"}, "spec": {"nodeName": "node-1", "containers": [], "volumes": [volume]},
+                     "status": {"phase": "Running"}});
+    json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [pod]})
 }
 
 fn show(name: &str, state: Option<Node>) -> Response {

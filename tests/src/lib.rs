@@ -1,17 +1,23 @@
 //! What the end-to-end tests share: the driver in this process or as a process of its own, clients for its socket, a
 //! scratch directory that is left clean also when a test fails, and the contract suite that every backend passes.
 
+pub mod capabilities;
 pub mod ceph;
+pub mod children;
 pub mod clients;
+pub mod container;
 pub mod contract;
 pub mod control;
 pub mod drivers;
 pub mod fuzzing;
 pub mod kubernetes;
+pub mod network;
 pub mod nfs;
 pub mod openstack;
+pub mod pages;
 pub mod proxy;
 pub mod random;
+pub mod relay;
 pub mod requests;
 pub mod scratch;
 pub mod script;
@@ -27,6 +33,14 @@ pub fn skip(test: &str, reason: &str) {
     {
         let _ = log.write_all(line.as_bytes());
     }
+}
+
+/// Runs a program; its standard output. An exit other than 0 is an error that has what it said.
+pub fn run(command: &[&str]) -> anyhow::Result<String> {
+    let output = std::process::Command::new(command[0]).args(&command[1..]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{command:?}: {said}");
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Whether this process may mount and attach loop devices; when not, the test is skipped.

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -72,6 +73,23 @@ impl Nfs {
         let made = crate::control::run(&["mkdir", &dir.display().to_string()], &[])?;
         anyhow::ensure!(made.code == 0, "{}", made.err);
         Ok((format!("/export/{name}"), dir))
+    }
+
+    /// The share's keys for one version, for [`Nfs::config`]: the controller speaks it, and in a guest, whose kernel mounts,
+    /// the node does, too. The server has no lock manager for version 3.
+    pub fn version(version: &str) -> String {
+        let options = match version {
+            _ if !crate::control::is_guest() => String::new(),
+            "3" => ", mountOptions: [nfsvers=3, nolock]".to_owned(),
+            _ => format!(", mountOptions: [nfsvers={version}]"),
+        };
+        format!(", nfsVersion: \"{version}\"{options}")
+    }
+
+    /// How long calls of a node are repeated: in a guest, whose kernel mounts, a request that was not answered is sent
+    /// again after a minute only.
+    pub fn patience() -> Duration {
+        if crate::control::is_guest() { Duration::from_secs(180) } else { Duration::ZERO }
     }
 
     /// A configuration of the nfs backend with one share, whose files are all below `dir`. Nodes bind the share's

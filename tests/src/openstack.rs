@@ -12,11 +12,13 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::control;
+use crate::network::Network;
 use crate::script::{Script, possible};
 
 /// The running services.
 pub struct OpenStack {
     script: Script,
+    ip: String,
     ports: Value,
     servers: OnceLock<std::result::Result<Vec<String>, String>>,
 }
@@ -30,16 +32,23 @@ impl OpenStack {
     /// The services of this process. `None`, with the reason logged as a skip of `test`: they cannot be run here.
     pub fn shared(test: &str) -> Result<Option<&'static Self>> {
         static SHARED: OnceLock<std::result::Result<OpenStack, String>> = OnceLock::new();
-        let programs = [("losetup", "mount"), ("python3", "python3")];
-        if !possible(test, &programs) {
-            return Ok(None);
-        }
-        if !home().join("stamp").exists() {
-            crate::skip(test, "OpenStack is not installed; `make install-deps` does it, from PyPI");
+        if !Self::possible(test) {
             return Ok(None);
         }
         let started = SHARED.get_or_init(|| Self::start().map_err(|e| format!("{e:#}")));
         started.as_ref().map(Some).map_err(|e| anyhow::anyhow!("starting OpenStack: {e}"))
+    }
+
+    /// Whether they can be run here; if not, the reason is logged as a skip of `test`.
+    pub fn possible(test: &str) -> bool {
+        if !possible(test, &[("losetup", "mount"), ("python3", "python3")]) {
+            return false;
+        }
+        let installed = home().join("stamp").exists();
+        if !installed {
+            crate::skip(test, "OpenStack is not installed; `make install-deps` does it, from PyPI");
+        }
+        installed
     }
 
     /// A second set, for tests that do it harm, one after the other: it is this test's until the guard is dropped.
@@ -59,17 +68,33 @@ impl OpenStack {
 
     /// Starts a set of its own.
     pub fn start() -> Result<Self> {
-        let args = |dir: &Path| {
-            vec![home().display().to_string(), dir.display().to_string(), control::address().to_owned()]
-        };
-        let (script, _) = Script::start("openstack", args)?;
+        Self::start_script(None, control::address())
+    }
+
+    /// Starts a set in a network name space.
+    pub fn start_in(network: &Network) -> Result<Self> {
+        Self::start_script(Some(network), &network.there)
+    }
+
+    fn start_script(network: Option<&Network>, ip: &str) -> Result<Self> {
+        let args = |dir: &Path| vec![home().display().to_string(), dir.display().to_string(), ip.to_owned()];
+        let (script, _) = Script::start_in(network, "openstack", args)?;
         let ports = serde_json::from_slice(&std::fs::read(script.dir.join("ports.json"))?)?;
-        Ok(Self { script, ports, servers: OnceLock::new() })
+        Ok(Self { script, ip: ip.to_owned(), ports, servers: OnceLock::new() })
     }
 
     /// A command to the script: `signal cinder KILL`, `start cinder`.
     pub fn tell(&self, command: &str) -> Result<()> {
         self.script.tell(command)
+    }
+
+    /// Adds lines to a service's configuration and starts it again.
+    pub fn configure(&self, service: &str, lines: &str) -> Result<()> {
+        let file = self.script.dir.join(format!("etc/{service}.conf"));
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        std::fs::write(&file, text + lines)?;
+        self.tell(&format!("signal {service} KILL"))?;
+        self.tell(&format!("start {service}"))
     }
 
     /// Its clouds.yaml.
@@ -79,7 +104,7 @@ impl OpenStack {
 
     /// The address of `cinder` or `nova`.
     pub fn address(&self, service: &str) -> String {
-        format!("{}:{}", control::address(), self.ports[service])
+        format!("{}:{}", self.ip, self.ports[service])
     }
 
     /// Where the servers' devices are linked.
@@ -228,8 +253,8 @@ pub async fn wait_for(bare: &Bare, service: Service, path: &str, key: &str, want
         if status == wanted {
             return Ok(value[key].take());
         }
-        if begun.elapsed() > Duration::from_secs(60) || status.to_lowercase() == "error" {
-            bail!("{path} has status {status}, not {wanted}");
+        if begun.elapsed() > Duration::from_secs(240) || status.to_lowercase() == "error" {
+            bail!("{path} has status {status}, not {wanted}: {}", value[key]["fault"]);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

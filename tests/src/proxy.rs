@@ -13,8 +13,10 @@ use anyhow::Result;
 pub enum Fault {
     /// It is done, and its answer is not given: the connection ends.
     DropAnswer,
-    /// It is not passed on, and answered with this status and `Retry-After` (seconds; 0: none).
+    /// It is not passed on, and answered as the service would with this status and `Retry-After` (seconds; 0: none).
     Answer(u16, u64),
+    /// It is not passed on, and answered as a gateway would: a page, with this status.
+    Page(u16),
     /// It is passed on later.
     Delay(Duration),
     /// The connection ends before it is passed on.
@@ -146,9 +148,20 @@ fn serve(stream: &TcpStream, to: &str, state: &Mutex<State>) -> io::Result<()> {
             Some(Fault::Answer(status, later)) => {
                 let after = if *later > 0 { format!("Retry-After: {later}\r\n") } else { String::new() };
                 let body = format!(r#"{{"fault": {{"code": {status}, "message": "asked for by a test"}}}}"#);
-                let head =
-                    format!("HTTP/1.1 {status} Fault\r\n{after}Content-Length: {}\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 {status} Fault\r\nx-openstack-request-id: req-test\r\n{after}Content-Length: {}\r\n\r\n",
+                    body.len()
+                );
                 writer.write_all((head + &body).as_bytes())?;
+                continue;
+            }
+            Some(Fault::Page(status)) => {
+                let body = "<html><h1>This is not the page you are looking for</h1></html>";
+                let head = format!(
+                    "HTTP/1.1 {status} Page\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n",
+                    body.len()
+                );
+                writer.write_all((head + body).as_bytes())?;
                 continue;
             }
             Some(Fault::Delay(time)) => std::thread::sleep(*time),

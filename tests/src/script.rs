@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::control;
+use crate::network::Network;
 
 /// A running script.
 pub struct Script {
@@ -32,6 +33,15 @@ impl Script {
     /// Starts `tests/servers/<name>/run`; `args` is given the server's new directory. Returns what its line says after
     /// `ready`.
     pub fn start(name: &str, args: impl FnOnce(&Path) -> Vec<String>) -> Result<(Self, String)> {
+        Self::start_in(None, name, args)
+    }
+
+    /// The same in a network name space of its own.
+    pub fn start_in(
+        network: Option<&Network>,
+        name: &str,
+        args: impl FnOnce(&Path) -> Vec<String>,
+    ) -> Result<(Self, String)> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = control::server_dir().join(format!("volumectl-{name}-{}-{number}", std::process::id()));
@@ -40,16 +50,17 @@ impl Script {
             let answer = control::ask(&json!({"do": "start", "name": name, "args": args}))?;
             (Process::Below(answer["id"].clone()), answer["ready"].as_str().unwrap_or_default().to_owned())
         } else {
-            Self::start_here(name, &args)?
+            Self::start_here(network, name, &args)?
         };
         let ready = line.trim().strip_prefix("ready").map(|rest| rest.trim().to_owned());
         let ready = ready.with_context(|| format!("the {name} server did not start: {line}"))?;
         Ok((Self { dir, process }, ready))
     }
 
-    fn start_here(name: &str, args: &[String]) -> Result<(Process, String)> {
+    fn start_here(network: Option<&Network>, name: &str, args: &[String]) -> Result<(Process, String)> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers").join(name).join("run");
-        let mut child = Command::new(&script)
+        let mut command = network.map_or_else(|| Command::new(&script), |it| it.command(&script));
+        let mut child = command
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,5 +1,9 @@
 //! The cinder backend against real Keystone, Cinder and Nova.
 
+#[path = "cinder/clouds.rs"]
+mod clouds;
+#[path = "cinder/content.rs"]
+mod content;
 #[path = "cinder/contract.rs"]
 mod contract;
 #[path = "cinder/crash.rs"]
@@ -10,5 +14,7 @@ mod faults;
 mod features;
 #[path = "cinder/pains.rs"]
 mod pains;
+#[path = "cinder/safety.rs"]
+mod safety;
 #[path = "cinder/world.rs"]
 mod world;

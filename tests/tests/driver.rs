@@ -1,8 +1,6 @@
 //! The program `csi-driver`: its exit codes, its start and its end, its pages, its logs.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -10,6 +8,7 @@ use std::process::{Command, Output};
 use anyhow::{Context as _, Result, ensure};
 use csi_proto::v1 as pb;
 use e2e::drivers::{Process, binary, local_config};
+use e2e::pages::{free_port, get, get_until};
 use e2e::requests as ask;
 use e2e::scratch::Scratch;
 
@@ -86,19 +85,6 @@ fn check_says_whether_each_backend_is_ready() -> Result<()> {
     Ok(())
 }
 
-fn get(port: u16, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
 #[tokio::test]
 async fn it_serves_until_sigterm_and_shows_what_it_did() -> Result<()> {
     let (scratch, port) = (Scratch::new()?, free_port()?);
@@ -151,6 +137,60 @@ async fn it_serves_until_sigterm_and_shows_what_it_did() -> Result<()> {
     Ok(())
 }
 
+/// What is wrong, with paths and addresses, is told on this machine; elsewhere only that something is.
+#[test]
+fn e21_details_are_for_this_machine_alone() -> Result<()> {
+    for (address, told) in [("127.0.0.1", true), ("0.0.0.0", false)] {
+        let (scratch, port) = (Scratch::new()?, free_port()?);
+        fs::write(scratch.path().join("in-the-way"), "a file")?;
+        let text = local_config(scratch.path(), "").replace("/volumes}", "/in-the-way}");
+        let process = Process::start(scratch.path(), &format!("httpAddress: {address}:{port}\n{text}"))?;
+        let begun = std::time::Instant::now();
+        let mut page = String::new();
+        while !page.contains("local.csi.volumectl.io: not ready") {
+            ensure!(begun.elapsed().as_secs() < 60, "{page}: {}", process.log_tail());
+            page = get(port, "/readyz").unwrap_or_default();
+        }
+        ensure!(page.starts_with("HTTP/1.1 503") && page.contains("in-the-way") == told, "{address}: {page}");
+        let one = get(port, "/readyz/local.csi.volumectl.io")?;
+        ensure!(one.starts_with("HTTP/1.1 503") && one.contains("in-the-way") == told, "{address}: {one}");
+        ensure!(get(port, "/readyz/other")?.starts_with("HTTP/1.1 404"));
+    }
+    Ok(())
+}
+
+/// A root that cannot be used beside one that can: the driver is ready, and says which one it is; when none can be used, it
+/// is not ready.
+#[tokio::test]
+async fn b11_a_dead_root_beside_a_good_one_is_named() -> Result<()> {
+    let (scratch, port) = (Scratch::new()?, free_port()?);
+    let (dir, at) = (scratch.path(), scratch.path().display());
+    fs::write(dir.join("in-the-way"), "a file")?;
+    let roots = format!("/volumes, dead: {at}/in-the-way}}");
+    let text = local_config(dir, "").replace("/volumes}", &roots);
+    let mut process = Process::start(dir, &format!("httpAddress: 127.0.0.1:{port}\n{text}"))?;
+    let mut clients = process.clients().await?;
+    let page = get_until(port, "/readyz", "local.csi.volumectl.io: ready in part")?;
+    ensure!(page.starts_with("HTTP/1.1 200") && page.contains(": root dead: "), "{page}");
+    ensure!(page.contains("in-the-way") && !page.contains("root default"), "{page}");
+    ensure!(clients.identity.probe(pb::ProbeRequest::default()).await?.get_ref().ready == Some(true));
+    let metrics = get(port, "/metrics")?;
+    for (root, ready) in [("default", 1), ("dead", 0)] {
+        let line = format!(r#"part_ready{{backend="local.csi.volumectl.io",part="root {root}"}} {ready}"#);
+        ensure!(metrics.contains(&line), "{metrics}");
+    }
+    // The good one serves.
+    let mut request = ask::create("v", 64 << 20, ask::mount("ext4"));
+    request.parameters.insert("root".into(), "default".into());
+    clients.controller.create_volume(request).await?;
+    fs::remove_dir_all(dir.join("volumes"))?;
+    fs::write(dir.join("volumes"), "a file")?;
+    let page = get_until(port, "/readyz", "local.csi.volumectl.io: not ready")?;
+    ensure!(page.starts_with("HTTP/1.1 503") && page.contains("root default: "), "{page}");
+    ensure!(clients.identity.probe(pb::ProbeRequest::default()).await.is_err());
+    Ok(())
+}
+
 #[tokio::test]
 async fn logs_are_json_when_asked_and_one_socket_is_served_once() -> Result<()> {
     let scratch = Scratch::new()?;
@@ -175,6 +215,7 @@ async fn logs_are_json_when_asked_and_one_socket_is_served_once() -> Result<()> 
 
 #[tokio::test]
 async fn a_process_serves_what_its_mode_says() -> Result<()> {
+    let mut announced = Vec::new();
     for (mode, controller, node) in [("controller", true, false), ("node", false, true)] {
         let scratch = Scratch::new()?;
         let file = config(&scratch, &local_config(scratch.path(), ""))?;
@@ -186,6 +227,9 @@ async fn a_process_serves_what_its_mode_says() -> Result<()> {
             let mut clients = e2e::clients::Clients::ready(&socket).await?;
             let list = clients.controller.list_volumes(pb::ListVolumesRequest::default()).await;
             let info = clients.node.node_get_info(pb::NodeGetInfoRequest {}).await;
+            let plugin =
+                clients.identity.get_plugin_capabilities(pb::GetPluginCapabilitiesRequest {}).await?;
+            announced.push(plugin.into_inner().capabilities);
             Ok::<_, anyhow::Error>((list.is_ok(), info.is_ok()))
         };
         let served = served.await;
@@ -194,6 +238,8 @@ async fn a_process_serves_what_its_mode_says() -> Result<()> {
         // A node wants loop devices; without them it is not ready, and says so.
         ensure!(served? == (controller, node), "{mode}");
     }
+    // CSI GetPluginCapabilities: the same from all instances, whichever services each of them has.
+    ensure!(!announced[0].is_empty() && announced[0] == announced[1], "{announced:?}");
     Ok(())
 }
 

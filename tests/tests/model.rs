@@ -4,6 +4,8 @@
 // Helpers of a test: what fails here stops it.
 #![allow(clippy::unwrap_used)]
 
+#[path = "model/beside.rs"]
+mod beside;
 #[path = "model/machine.rs"]
 mod machine;
 #[path = "model/reference.rs"]
@@ -47,6 +49,21 @@ prop_state_machine! {
 
     #[test]
     fn any_sequence_of_calls_keeps_the_promises(sequential 1..40 => Machine<Local>);
+}
+
+/// Controller calls beside a pod's life, on raw block devices and on file systems.
+#[test]
+fn a_controller_and_a_node_on_one_volume_leave_no_state_that_never_was() {
+    if !e2e::is_root("model beside") {
+        return;
+    }
+    let mut runner = TestRunner::new(Config { max_shrink_iters: 20, ..config(16) });
+    let run = runner.run(&beside::rounds(), |(block, two, rounds)| {
+        let mut shared = beside::Shared::new(block, two);
+        rounds.iter().for_each(|round| shared.round(round));
+        Ok(())
+    });
+    run.unwrap();
 }
 
 /// The rbd backend.

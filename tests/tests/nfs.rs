@@ -8,5 +8,11 @@ mod copies;
 mod faults;
 #[path = "nfs/features.rs"]
 mod features;
+#[path = "nfs/records.rs"]
+mod records;
+#[path = "nfs/safety.rs"]
+mod safety;
+#[path = "nfs/shares.rs"]
+mod shares;
 #[path = "nfs/world.rs"]
 mod world;

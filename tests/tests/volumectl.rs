@@ -86,7 +86,7 @@ async fn a_volume_by_hand() -> Result<()> {
     let refused = bench.run(&["csi", "delete", "default:db"])?;
     ensure!(refused.status.code() == Some(3), "a volume in use: {:?}", refused.status);
     ensure!(String::from_utf8_lossy(&refused.stderr).contains("FAILED_PRECONDITION"));
-    bench.ok(&["csi", "snapshot", "create", "default:db", "before"])?;
+    bench.ok(&["csi", "snapshot", "create", "before", "db"])?;
     bench.ok(&[
         "csi",
         "create",
@@ -98,7 +98,7 @@ async fn a_volume_by_hand() -> Result<()> {
         "--from-snapshot",
         "default:before",
     ])?;
-    bench.ok(&["csi", "group", "create", "both", "--volume", "default:db", "--volume", "default:copy"])?;
+    bench.ok(&["csi", "group", "create", "both", "--volume", "db", "--volume", "default:copy"])?;
     ensure!(bench.json(&["csi", "snapshot", "list"])?.as_array().is_some_and(|s| s.len() == 3));
     bench.ok(&["csi", "group", "delete", "default:both"])?;
     bench.ok(&["csi", "unpublish", "default:db", "--target", &target])?;
@@ -107,7 +107,12 @@ async fn a_volume_by_hand() -> Result<()> {
     ensure!(bench.json(&["csi", "expand", "default:db", "128Mi"])?["capacityBytes"] == 128 << 20);
     ensure!(bench.json(&["csi", "validate", "default:db", "--fs", "tapefs"])?["confirmed"] == false);
     ensure!(bench.json(&["csi", "capacity"])?["availableCapacity"].as_i64() > Some(0));
-    bench.ok(&["csi", "delete", "default:db", "default:copy"])?;
+    ensure!(bench.json(&["csi", "get", "db"])?["volume"]["volumeId"] == "default:db", "by its name");
+    bench.ok(&["csi", "delete", "db", "default:copy"])?;
+    let nothing = bench.run(&["csi", "delete", "db"])?;
+    ensure!(nothing.status.code() == Some(1), "a delete of nothing: {:?}", nothing.status);
+    let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
+    ensure!(said.contains("there is no volume db") && said.contains("nothing was deleted"), "{said}");
     bench.ok(&["csi", "snapshot", "delete", "default:before"])?;
     bench.nothing_left()
 }

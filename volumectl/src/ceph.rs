@@ -62,6 +62,30 @@ pub struct CephArgs {
     pub pool: Option<String>,
 }
 
+fn bounded<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
+    let (send, done) = std::sync::mpsc::channel();
+    let worker = std::thread::spawn(move || send.send(work()));
+    match done.recv_timeout(limit) {
+        Ok(answer) => answer,
+        Err(Timeout) => {
+            let text = format!(
+                "not done in {} s: the cluster, or the holder of a lock, does not answer; see `volumectl lock ls` and `ceph -s`",
+                limit.as_secs()
+            );
+            Err(provisioners::Error::Deadline(text).into())
+        }
+        // Without an answer the thread has panicked; main says so.
+        Err(Disconnected) => match worker.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(_) => anyhow::bail!("the work ended without an answer"),
+        },
+    }
+}
+
 impl CephArgs {
     /// The library, not connected yet.
     pub fn admin(&self) -> Result<Admin> {
@@ -93,15 +117,7 @@ impl CephArgs {
 
     /// Does the work of a command, which fails when it is not done in time; what the library was asked for may go on.
     pub fn bounded<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        let (send, done) = std::sync::mpsc::channel();
-        std::thread::spawn(move || send.send(work()));
-        done.recv_timeout(Duration::from_secs(self.timeout)).unwrap_or_else(|_| {
-            let text = format!(
-                "not done in {} s: the cluster, or the holder of a lock, does not answer; see `volumectl lock ls` and `ceph -s`",
-                self.timeout
-            );
-            Err(provisioners::Error::Deadline(text).into())
-        })
+        bounded(Duration::from_secs(self.timeout), work)
     }
 
     /// An image as it was written, with the pool that was given beside it.
@@ -110,5 +126,30 @@ impl CephArgs {
             Some(pool) if !text.contains('/') => format!("{pool}/{text}"),
             _ => text.to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::errors::caught;
+
+    #[test]
+    fn a_panic_in_the_work_is_a_failure_at_once_that_says_why() {
+        let limit = Duration::from_secs(600);
+        let failed = caught(|| bounded(limit, || -> Result<()> { panic!("no reactor is {}", "running") }));
+        let text = failed.unwrap_err().to_string();
+        assert!(text.contains("no reactor is running") && text.contains("volumectl"), "{text}");
+    }
+
+    #[test]
+    fn work_that_is_not_done_in_time_is_left() {
+        let forever = || -> Result<()> {
+            loop {
+                std::thread::park();
+            }
+        };
+        let failed = bounded(Duration::from_millis(10), forever);
+        assert!(failed.unwrap_err().to_string().contains("not done in"));
     }
 }

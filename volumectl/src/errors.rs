@@ -20,6 +20,16 @@ pub const WAITING: u8 = 4;
 #[error("{0}")]
 pub struct Usage(pub String);
 
+/// Runs a command; a panic in it is an error with its message, and the exit code [`FAILED`].
+pub fn caught<T>(run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    // What the command was at is not used again.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it does not say why");
+        anyhow::bail!("this is a fault of volumectl itself, please report it: {text}")
+    })
+}
+
 /// Prints an error once, with its causes and a hint, and gives the exit code. A reader that went away is no error.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     let broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
@@ -32,7 +42,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         None => format!("{error:#}"),
     };
     anstream::eprintln!("{} {text}", "error:".red().bold());
-    if let Some(hint) = status.and_then(|s| hint(s.code())) {
+    if let Some(hint) = status.and_then(hint) {
         anstream::eprintln!("{} {hint}", "hint:".bold());
     }
     let usage = error.chain().any(|cause| cause.downcast_ref::<Usage>().is_some());
@@ -72,12 +82,16 @@ fn exit_code(code: Code) -> u8 {
     }
 }
 
-fn hint(code: Code) -> Option<&'static str> {
-    Some(match code {
+fn hint(status: &Status) -> Option<&'static str> {
+    use std::error::Error as _;
+    Some(match status.code() {
         Code::Aborted => {
             "another operation is running; the same command again waits for it or takes its place"
         }
-        Code::Unavailable => "is the driver running, and is --endpoint its socket?",
+        // The connection's own, not the driver's answer.
+        Code::Unavailable if status.source().is_some() => {
+            "is the driver running, and is --endpoint its socket?"
+        }
         Code::DeadlineExceeded => {
             "the work may go on; the same command again joins it (--timeout waits longer)"
         }
@@ -115,5 +129,13 @@ mod tests {
         let status = error.chain().find_map(|c| c.downcast_ref::<Status>()).unwrap();
         assert_eq!(with_status(&error, status), "creating db: ABORTED: busy");
         assert_eq!(exit_code(status.code()), WAITING);
+    }
+
+    #[test]
+    fn whether_the_driver_runs_is_asked_only_where_it_has_not_answered() {
+        assert!(hint(&Status::unavailable("the pool is full of flattening clones")).is_none());
+        let mut refused = Status::unavailable("tcp connect error");
+        refused.set_source(std::sync::Arc::new(io::Error::from(io::ErrorKind::ConnectionRefused)));
+        assert!(hint(&refused).is_some());
     }
 }

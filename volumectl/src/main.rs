@@ -5,5 +5,5 @@ use volumectl::{cli, errors};
 
 fn main() {
     let cli = cli::Cli::parse();
-    cli::run(cli).unwrap_or_else(|error| errors::report(&error)).end()
+    errors::caught(|| cli::run(cli)).unwrap_or_else(|error| errors::report(&error)).end()
 }

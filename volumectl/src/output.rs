@@ -25,6 +25,9 @@ pub enum Format {
     Yaml,
 }
 
+/// An object that is wider is shown a line a column.
+const WIDTH: usize = 100;
+
 /// One column: its title, where its value is (a JSON pointer), and how it is shown.
 #[derive(Debug, Clone, Copy)]
 pub struct Column(pub &'static str, pub &'static str, pub Show);
@@ -64,7 +67,36 @@ fn table(value: &Value, columns: &[Column], wide: bool) -> String {
     let columns: Vec<_> = columns.iter().filter(|c| wide || c.2 != Show::Wide).collect();
     let rows = value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);
     let cells = rows.iter().map(|row| columns.iter().map(|c| cell(row, c)).collect::<Vec<_>>());
-    lines(&columns.iter().map(|c| c.0).collect::<Vec<_>>(), cells)
+    let text = lines(&columns.iter().map(|c| c.0).collect::<Vec<_>>(), cells);
+    let fits = text.lines().all(|line| line.chars().count() <= WIDTH);
+    if fits || value.is_array() { text } else { fields(value, &columns) }
+}
+
+/// One object whose columns do not fit beside each other: a line a column, its value in as many lines as it needs.
+fn fields(row: &Value, columns: &[&Column]) -> String {
+    let width = columns.iter().map(|c| c.0.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for column in columns {
+        let mut title = column.0;
+        for line in wrapped(&cell(row, column), WIDTH - width - 3) {
+            text += &format!(" {title:width$}  {line}\n");
+            title = "";
+        }
+    }
+    text
+}
+
+/// A text in lines of at most so many characters, broken after commas.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for item in text.split_inclusive(',') {
+        let line = lines.last_mut().filter(|line| line.is_empty() || line.len() + item.len() <= width);
+        match line {
+            Some(line) => line.push_str(item),
+            None => lines.push(item.to_owned()),
+        }
+    }
+    lines
 }
 
 /// A table of texts: titles, then rows.
@@ -114,5 +146,23 @@ mod tests {
         let columns = [Column("ID", "/volumeId", Show::Plain), Column("SIZE", "/capacityBytes", Show::Size)];
         let text = table(&value, &columns, false);
         assert!(text.contains("ID") && text.contains("1 GiB"), "{text}");
+    }
+
+    #[test]
+    fn what_is_wider_than_a_terminal_is_shown_a_line_a_column() {
+        let names: Vec<_> = (0..20).map(|i| format!("CAPABILITY_{i}")).collect();
+        let value = serde_json::json!({"name": "local.csi.volumectl.io", "all": names});
+        let columns = [Column("DRIVER", "/name", Show::Plain), Column("CONTROLLER", "/all", Show::Plain)];
+        let text = table(&value, &columns, false);
+        assert!(text.lines().all(|line| line.len() <= WIDTH), "{text}");
+        assert!(
+            text.starts_with(" DRIVER      local.csi.volumectl.io\n CONTROLLER  CAPABILITY_0,"),
+            "{text}"
+        );
+        assert!(names.iter().all(|name| text.contains(name.as_str())), "{text}");
+        assert!(
+            table(&serde_json::json!([value]), &columns, false).lines().count() == 2,
+            "lists stay tables"
+        );
     }
 }

@@ -1,7 +1,9 @@
 //! ListVolumes, ListSnapshots, ControllerGetVolume and GetCapacity.
 
 use csi_proto::v1 as pb;
-use provisioners::{CapacityQuery, Error, Page, Result, Snapshot, SnapshotId, Volume, VolumeId};
+use provisioners::{
+    CapacityQuery, Ctx, Error, Page, Result, Secrets, Snapshot, SnapshotId, Snapshots, Volume, VolumeId,
+};
 
 use crate::driver::Service;
 use crate::validate::{self, MAX_STRING};
@@ -14,6 +16,7 @@ impl Service {
     pub(super) async fn volumes(&self, request: pb::ListVolumesRequest) -> Result<pb::ListVolumesResponse> {
         let max = validate::max_entries(request.max_entries)?;
         let listing = self.feature(self.backend.listing.as_ref(), "ListVolumes")?;
+        // A token that is not ours is ABORTED, which comes after what has no form.
         let after = token::decode(VOLUMES, &request.starting_token)?;
         let page = listing.list(after.as_deref(), max).await?;
         Ok(pb::ListVolumesResponse {
@@ -41,17 +44,17 @@ impl Service {
     /// ListSnapshots; a filter that matches nothing is an empty list (CSI ListSnapshots).
     pub(super) async fn snapshots(
         &self,
-        request: pb::ListSnapshotsRequest,
+        mut request: pb::ListSnapshotsRequest,
     ) -> Result<pb::ListSnapshotsResponse> {
+        let ctx = Ctx::new().with_secrets(Secrets::new(std::mem::take(&mut request.secrets)));
         let max = validate::max_entries(request.max_entries)?;
-        let after = token::decode(SNAPSHOTS, &request.starting_token)?;
         let source = optional("source_volume_id", &request.source_volume_id)?.map(VolumeId::from);
-        let page = match optional("snapshot_id", &request.snapshot_id)?.map(SnapshotId::from) {
-            Some(id) => self.only(&id, source.as_ref()).await?,
-            None => {
-                let snapshots = self.feature(self.backend.snapshots.as_ref(), "ListSnapshots")?;
-                snapshots.list_snapshots(source.as_ref(), after.as_deref(), max).await?
-            }
+        let one = optional("snapshot_id", &request.snapshot_id)?.map(SnapshotId::from);
+        let snapshots = self.feature(self.backend.snapshots.as_ref(), "ListSnapshots")?;
+        let after = token::decode(SNAPSHOTS, &request.starting_token)?;
+        let page = match one {
+            Some(id) => self.only(snapshots.as_ref(), &ctx, &id, source.as_ref()).await?,
+            None => snapshots.list_snapshots(&ctx, source.as_ref(), after.as_deref(), max).await?,
         };
         Ok(pb::ListSnapshotsResponse {
             next_token: next(SNAPSHOTS, &page),
@@ -59,25 +62,13 @@ impl Service {
         })
     }
 
-    async fn only(&self, id: &SnapshotId, source: Option<&VolumeId>) -> Result<Page<Snapshot>> {
-        let snapshots = self.feature(self.backend.snapshots.as_ref(), "ListSnapshots")?;
-        let items = match snapshots.get_snapshot(id).await {
-            Ok(snapshot) => {
-                Vec::from_iter((source.is_none_or(|s| *s == snapshot.source)).then_some(snapshot))
-            }
-            Err(Error::NotFound(_)) => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        Ok(Page { items, next: None })
-    }
-
     pub(super) async fn capacity(&self, request: pb::GetCapacityRequest) -> Result<pb::GetCapacityResponse> {
-        let capacity = self.feature(self.backend.capacity.as_ref(), "GetCapacity")?;
         let capabilities = match request.volume_capabilities.as_slice() {
             [] => Vec::new(),
             some => validate::capabilities("volume_capabilities", some)?,
         };
         validate::map("parameters", &request.parameters)?;
+        let capacity = self.feature(self.backend.capacity.as_ref(), "GetCapacity")?;
         let (_, parameters) = convert::split_parameters(&request.parameters);
         let topology = request.accessible_topology.map(|t| t.segments);
         let free = capacity.capacity(&CapacityQuery { capabilities, parameters, topology }).await?;
@@ -86,6 +77,24 @@ impl Service {
             maximum_volume_size: free.maximum.map(convert::bytes),
             minimum_volume_size: free.minimum.map(convert::bytes),
         })
+    }
+
+    /// The page of the snapshot with a handle, if it is one of `source`.
+    async fn only(
+        &self,
+        snapshots: &dyn Snapshots,
+        ctx: &Ctx,
+        id: &SnapshotId,
+        source: Option<&VolumeId>,
+    ) -> Result<Page<Snapshot>> {
+        let of =
+            |snapshot: &Snapshot, id: &VolumeId| self.identity(&id.0) == self.identity(&snapshot.source.0);
+        let items = match snapshots.get_snapshot(ctx, id).await {
+            Ok(snapshot) => Vec::from_iter(source.is_none_or(|id| of(&snapshot, id)).then_some(snapshot)),
+            Err(Error::NotFound(_)) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Page { items, next: None })
     }
 }
 

@@ -11,21 +11,6 @@ use provisioners::Result;
 use tonic::{Request, Response, Status};
 
 use crate::driver::{Service, open};
-use crate::flight::Hold;
-
-/// The hold on a volume by the controller's operations.
-pub(crate) fn volume_key(id: &str) -> String {
-    format!("volume {id}")
-}
-
-/// The hold on a snapshot.
-pub(crate) fn snapshot_key(id: &str) -> String {
-    format!("snapshot {id}")
-}
-
-pub(crate) fn exclusive_volume(id: &str) -> Hold {
-    Hold::Exclusive(volume_key(id))
-}
 
 /// An RPC whose work is a method of the driver: `rpc!(method, "Method", Request => Response, |r| subject, work)`.
 macro_rules! rpc {

@@ -3,8 +3,8 @@
 use csi_proto::v1 as pb;
 use provisioners::{NodeId, PublishRequest, Result, Secrets};
 
-use super::exclusive_volume;
 use crate::driver::Service;
+use crate::flight::Mode;
 use crate::validate::{self, MAX_NODE_ID};
 
 impl Service {
@@ -16,6 +16,7 @@ impl Service {
         let id = validate::volume_id(&request.volume_id)?.into();
         let node = NodeId(validate::text("node_id", &request.node_id, MAX_NODE_ID)?.to_owned());
         let capability = validate::capability("volume_capability", request.volume_capability.as_ref())?;
+        validate::map("volume_context", &request.volume_context)?;
         self.supports("volume_capability", std::slice::from_ref(&capability))?;
         let attachment = self.feature(self.backend.attachment.as_ref(), "ControllerPublishVolume")?.clone();
         let wish = PublishRequest {
@@ -23,7 +24,7 @@ impl Service {
             read_only: request.readonly || capability.mode.is_read_only(),
             capability,
         };
-        let holds = vec![exclusive_volume(&request.volume_id)];
+        let holds = vec![self.hold_volume(Mode::Alone, &id)];
         let publish_context = self
             .single("ControllerPublishVolume", &request, holds, |ctx| async move {
                 attachment.publish(&ctx.with_secrets(secrets), &id, &wish).await
@@ -43,7 +44,7 @@ impl Service {
             name => Some(NodeId(validate::text("node_id", name, MAX_NODE_ID)?.to_owned())),
         };
         let attachment = self.feature(self.backend.attachment.as_ref(), "ControllerUnpublishVolume")?.clone();
-        let holds = vec![exclusive_volume(&request.volume_id)];
+        let holds = vec![self.hold_volume(Mode::Alone, &id)];
         self.single("ControllerUnpublishVolume", &request, holds, |ctx| async move {
             attachment.unpublish(&ctx.with_secrets(secrets), &id, node.as_ref()).await
         })

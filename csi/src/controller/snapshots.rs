@@ -1,12 +1,11 @@
 //! CreateSnapshot, DeleteSnapshot and GetSnapshot.
 
 use csi_proto::v1 as pb;
-use provisioners::{Result, Secrets, SnapshotSpec};
+use provisioners::{Ctx, Result, Secrets, SnapshotSpec};
 
-use super::{exclusive_volume, snapshot_key};
 use crate::convert;
 use crate::driver::Service;
-use crate::flight::Hold;
+use crate::flight::Mode;
 use crate::validate::{self, MAX_STRING};
 
 impl Service {
@@ -22,7 +21,7 @@ impl Service {
         let (_, parameters) = convert::split_parameters(&request.parameters);
         let spec = SnapshotSpec { name: name.to_owned(), source: source.into(), parameters, secrets };
         let id = snapshots.snapshot_id(&spec)?;
-        let holds = vec![Hold::Exclusive(snapshot_key(&id.0)), exclusive_volume(&request.source_volume_id)];
+        let holds = vec![self.hold_snapshot(Mode::Alone, &id), self.hold_volume(Mode::Copy, &spec.source)];
         let snapshot =
             self.single("CreateSnapshot", &request, holds, |ctx| async move {
                 snapshots.snapshot(&ctx, spec).await
@@ -38,7 +37,7 @@ impl Service {
         let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = validate::text("snapshot_id", &request.snapshot_id, MAX_STRING)?.into();
         let snapshots = self.feature(self.backend.snapshots.as_ref(), "DeleteSnapshot")?.clone();
-        let holds = vec![Hold::Exclusive(snapshot_key(&request.snapshot_id))];
+        let holds = vec![self.hold_snapshot(Mode::Alone, &id)];
         self.single("DeleteSnapshot", &request, holds, |ctx| async move {
             snapshots.delete_snapshot(&ctx.with_secrets(secrets), &id).await
         })
@@ -48,11 +47,12 @@ impl Service {
 
     pub(super) async fn one_snapshot(
         &self,
-        request: pb::GetSnapshotRequest,
+        mut request: pb::GetSnapshotRequest,
     ) -> Result<pb::GetSnapshotResponse> {
+        let ctx = Ctx::new().with_secrets(Secrets::new(std::mem::take(&mut request.secrets)));
         let id = validate::text("snapshot_id", &request.snapshot_id, MAX_STRING)?.into();
         let snapshots = self.feature(self.backend.snapshots.as_ref(), "GetSnapshot")?;
-        let snapshot = snapshots.get_snapshot(&id).await?;
+        let snapshot = snapshots.get_snapshot(&ctx, &id).await?;
         Ok(pb::GetSnapshotResponse { snapshot: Some(convert::snapshot(&snapshot)) })
     }
 }

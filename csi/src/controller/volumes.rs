@@ -1,12 +1,11 @@
 //! Create, delete, expand, modify and validate a volume.
 
 use csi_proto::v1 as pb;
-use provisioners::{Capability, CapacityRange, Error, Result, Secrets, Source, VolumeSpec};
+use provisioners::{Capability, CapacityRange, Ctx, Error, Result, Secrets, Source, VolumeSpec};
 
-use super::{exclusive_volume, snapshot_key, volume_key};
 use crate::convert;
 use crate::driver::Service;
-use crate::flight::Hold;
+use crate::flight::{Hold, Mode};
 use crate::validate::{self, MAX_STRING};
 
 impl Service {
@@ -18,9 +17,11 @@ impl Service {
     ) -> Result<pb::CreateVolumeResponse> {
         let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let spec = self.spec(&request, secrets)?;
-        let mut holds: Vec<_> = spec.source.iter().map(source_hold).collect();
+        let range = spec.range;
+        let mut holds: Vec<_> = spec.source.iter().map(|source| self.source_hold(source)).collect();
         let creation = self.backend.provisioner.prepare(spec)?;
-        holds.push(exclusive_volume(&creation.id().0));
+        validate::ordered(range)?;
+        holds.push(self.hold_volume(Mode::Alone, creation.id()));
         let volume = self
             .single("CreateVolume", &request, holds, |ctx| async move { creation.run(&ctx).await })
             .await?;
@@ -70,6 +71,14 @@ impl Service {
         Err(Error::invalid("volume_content_source", format!("the backend {kind} cannot {missing}")))
     }
 
+    /// A source may be read by several creations at once, but not deleted or grown meanwhile.
+    fn source_hold(&self, source: &Source) -> Hold {
+        match source {
+            Source::Volume(id) => self.hold_volume(Mode::Read, id),
+            Source::Snapshot(id) => self.hold_snapshot(Mode::Read, id),
+        }
+    }
+
     pub(super) async fn delete(
         &self,
         mut request: pb::DeleteVolumeRequest,
@@ -77,7 +86,7 @@ impl Service {
         let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = validate::volume_id(&request.volume_id)?.into();
         let provisioner = self.backend.provisioner.clone();
-        let holds = vec![exclusive_volume(&request.volume_id)];
+        let holds = vec![self.hold_volume(Mode::Alone, &id)];
         self.single("DeleteVolume", &request, holds, |ctx| async move {
             provisioner.delete(&ctx.with_secrets(secrets), &id).await
         })
@@ -91,13 +100,14 @@ impl Service {
     ) -> Result<pb::ControllerExpandVolumeResponse> {
         let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = validate::volume_id(&request.volume_id)?.into();
-        let expansion = self.feature(self.backend.expansion.as_ref(), "ControllerExpandVolume")?.clone();
         let range = required_range(request.capacity_range.as_ref())?;
         if let Some(capability) = &request.volume_capability {
             let capability = validate::capability("volume_capability", Some(capability))?;
             self.supports("volume_capability", &[capability])?;
         }
-        let holds = vec![exclusive_volume(&request.volume_id)];
+        let expansion = self.feature(self.backend.expansion.as_ref(), "ControllerExpandVolume")?.clone();
+        validate::ordered(range)?;
+        let holds = vec![self.hold_volume(Mode::Alone, &id)];
         let outcome = self
             .single("ControllerExpandVolume", &request, holds, |ctx| async move {
                 expansion.expand(&ctx.with_secrets(secrets), &id, range).await
@@ -113,13 +123,13 @@ impl Service {
         &self,
         mut request: pb::ControllerModifyVolumeRequest,
     ) -> Result<pb::ControllerModifyVolumeResponse> {
-        request.secrets.clear();
+        let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = validate::volume_id(&request.volume_id)?.into();
         let parameters = validate::map("mutable_parameters", &request.mutable_parameters)?.clone();
         let modify = self.feature(self.backend.modify.as_ref(), "ControllerModifyVolume")?.clone();
-        let holds = vec![exclusive_volume(&request.volume_id)];
+        let holds = vec![self.hold_volume(Mode::Alone, &id)];
         self.single("ControllerModifyVolume", &request, holds, |ctx| async move {
-            modify.modify(&ctx, &id, &parameters).await
+            modify.modify(&ctx.with_secrets(secrets), &id, &parameters).await
         })
         .await?;
         Ok(pb::ControllerModifyVolumeResponse {})
@@ -128,20 +138,21 @@ impl Service {
     /// ValidateVolumeCapabilities: what cannot be is not an error here, but an answer without `confirmed`.
     pub(super) async fn validate(
         &self,
-        request: pb::ValidateVolumeCapabilitiesRequest,
+        mut request: pb::ValidateVolumeCapabilitiesRequest,
     ) -> Result<pb::ValidateVolumeCapabilitiesResponse> {
+        let ctx = Ctx::new().with_secrets(Secrets::new(std::mem::take(&mut request.secrets)));
         let id = validate::volume_id(&request.volume_id)?.into();
         let capabilities = validate::capabilities("volume_capabilities", &request.volume_capabilities)?;
+        validate::map("volume_context", &request.volume_context)?;
+        validate::map("parameters", &request.parameters)?;
+        validate::map("mutable_parameters", &request.mutable_parameters)?;
         let provisioner = &self.backend.provisioner;
-        provisioner.get(&id).await?;
-        let refusal = capabilities.iter().find_map(|c| provisioner.supports(c).err()).map(|e| e.to_string());
         let (_, mut parameters) = convert::split_parameters(&request.parameters);
         parameters.extend(request.mutable_parameters.clone());
-        let reason = match refusal {
-            Some(reason) => Some(reason),
-            None => provisioner.differs(&id, &parameters).await?,
-        };
-        Ok(match reason {
+        // The volume is looked for whatever is asked of it.
+        let difference = provisioner.differs(&ctx, &id, &parameters).await?;
+        let refusal = capabilities.iter().find_map(|c| provisioner.supports(c).err()).map(|e| e.to_string());
+        Ok(match refusal.or(difference) {
             Some(message) => pb::ValidateVolumeCapabilitiesResponse { confirmed: None, message },
             None => pb::ValidateVolumeCapabilitiesResponse {
                 confirmed: Some(confirmed(request)),
@@ -160,14 +171,6 @@ fn confirmed(
         parameters: request.parameters,
         mutable_parameters: request.mutable_parameters,
     }
-}
-
-/// A source may be read by several creations at once, but not deleted or grown meanwhile.
-fn source_hold(source: &Source) -> Hold {
-    Hold::Shared(match source {
-        Source::Volume(id) => volume_key(&id.0),
-        Source::Snapshot(id) => snapshot_key(&id.0),
-    })
 }
 
 fn required_range(range: Option<&pb::CapacityRange>) -> Result<CapacityRange> {

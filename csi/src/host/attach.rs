@@ -66,8 +66,8 @@ impl Host {
                 Err(Error::invalid("volume_capability", problem))
             }
             Access::LoopFile { path } => {
-                let fresh = loopdev::find(path)?.is_none();
-                Ok(Attached { device: loopdev::attach(path, r.read_only)?, fresh, client: None })
+                let (device, fresh) = loopdev::attach(path, r.read_only, &self.label())?;
+                Ok(Attached { device, fresh, client: None })
             }
             Access::Rbd(image) => self.rbd.map(&self.tools, ctx, image, r),
             // Nova has attached it; here it is only waited for.
@@ -82,7 +82,7 @@ impl Host {
         ctx.stage("detaching");
         match self.rbd.owner(device)? {
             Some(mapping) => self.rbd.unmap(ctx, &mapping),
-            None if device::is_loop(device) => loopdev::detach(device),
+            None if device::is_loop(device) => loopdev::detach(device, || may_detach(device)),
             None => Ok(()),
         }
     }
@@ -124,4 +124,11 @@ impl Host {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// Whether a loop device is not another program's: losetup(8) and others label theirs with the file's path. What an older
+/// volumectl has attached has no label.
+fn may_detach(device: &Path) -> Result<bool> {
+    let label = loopdev::label(device)?;
+    Ok(label.is_none_or(|label| label.is_empty() || label.starts_with(loopdev::OURS)))
 }

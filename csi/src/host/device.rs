@@ -21,11 +21,20 @@ pub fn check_size(id: &str, device: &Path, wanted: Option<u64>) -> Result<()> {
     )))
 }
 
-/// Where the file system of a device is mounted. Btrfs has a device number of its own in mountinfo, so the source is
-/// looked at, too.
+/// Whether a mount is of a device: of its file system, or of its node (a raw block volume).
+pub fn is_of(mount: &Mount<'_>, device: &Path, number: (u32, u32)) -> bool {
+    is_mounted_from(mount, device, number) || mounts::bound_device(mount).is_some_and(|bound| bound == device)
+}
+
+/// Btrfs has a device number of its own in mountinfo, so of it the source is looked at.
+fn is_mounted_from(mount: &Mount<'_>, device: &Path, number: (u32, u32)) -> bool {
+    mount.device == number || (mount.fs_type == "btrfs" && *mount.source == *device)
+}
+
+/// Where the file system of a device is mounted.
 pub fn mounts(device: &Path) -> Result<Vec<Mount<'static>>> {
     let number = mounts::device_number(device)?;
-    mounts::select(|m| m.device == number || *m.source == *device)
+    mounts::select(|m| is_mounted_from(m, device, number))
 }
 
 /// Where the device's node is bind mounted: raw block volumes.
@@ -34,12 +43,26 @@ pub fn binds(device: &Path) -> Result<Vec<PathBuf>> {
     Ok(bound.into_iter().map(|m| m.target.into_owned()).collect())
 }
 
+/// Whether a mount is of this device's file system, as it is now: a device's name can be another's later.
+pub fn shows(mount: &Mount<'_>, device: &Path) -> Result<bool> {
+    Ok(is_mounted_from(mount, device, mounts::device_number(device)?))
+}
+
 /// The loop or rbd device that a mount shows, whether of its whole file system or of its node. A directory of a file
 /// system that happens to be on such a device is not the device's.
 pub fn shown_by(mount: &Mount<'_>) -> Option<PathBuf> {
     let whole = || (mount.root == Path::new("/")).then(|| PathBuf::from(&*mount.source));
     let source = mounts::bound_device(mount).or_else(whole)?;
     (is_loop(&source) || is_numbered(&source, "rbd")).then_some(source)
+}
+
+/// How often, and how many sectors, a device was written to and discarded (Documentation/block/stat.rst).
+pub fn written(device: &Path) -> Result<[u64; 4]> {
+    let path = Path::new("/sys/block").join(device.file_name().unwrap_or_default()).join("stat");
+    let text =
+        std::fs::read_to_string(&path).map_err(|e| Error::io(format!("reading {}", path.display()), e))?;
+    let fields: Vec<u64> = text.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    Ok([4, 6, 11, 13].map(|field| fields.get(field).copied().unwrap_or(0)))
 }
 
 /// Whether the kernel refuses writes to a device (BLKROGET).

@@ -33,6 +33,7 @@ pub fn judge(output: &Output, device: &Path, id: &str) -> Result<()> {
             );
             Ok(())
         }
+        None => Err(output.error("e2fsck -p")),
         _ => Err(Error::Refused(format!(
             "volume {id}: the file system has errors that cannot be repaired safely; nothing was forced. Keep a copy \
              (a snapshot), then run `e2fsck -f {}` on the node. {}",

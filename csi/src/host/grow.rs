@@ -94,7 +94,7 @@ fn not_grown(output: &Output, program: &str, device: &Path) -> Error {
             device.display()
         ));
     }
-    Error::Internal(output.failure(program))
+    output.error(program)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use provisioners::local::{LocalHost, Quiesced};
 use provisioners::{Error, Result};
 
 use super::mountinfo::Mount;
-use super::{Host, device, freeze, loopdev, mounts};
+use super::{Host, device, freeze, loopdev, mounts, users};
 
 impl LocalHost for Host {
     fn release(&self, data: &Path) -> Result<Vec<String>> {
@@ -15,9 +15,10 @@ impl LocalHost for Host {
             return bound_directory(data);
         }
         let Some(device) = loopdev::find(data)? else { return Ok(Vec::new()) };
-        let users = device_users(&device)?;
+        let users: Vec<_> =
+            users::of(&device)?.into_iter().map(|user| format!("{} {user}", device.display())).collect();
         if users.is_empty() {
-            loopdev::detach(&device)?;
+            loopdev::detach(&device, || Ok(loopdev::find(data)?.as_ref() == Some(&device)))?;
         }
         Ok(users)
     }
@@ -37,17 +38,30 @@ impl LocalHost for Host {
                 )));
             }
             // One mount point freezes the whole file system; a read-only one has nothing to freeze.
-            targets.extend(
-                device::mounts(&device)?
-                    .into_iter()
-                    .find(|m| !m.is_super_read_only())
-                    .map(|m| m.target.into_owned()),
-            );
+            let mounted = device::mounts(&device)?;
+            // All processes are looked at, so only where that decides.
+            if mounted.is_empty()
+                && let Some(user) = users::of(&device)?.first()
+            {
+                return Err(Error::Refused(format!(
+                    "{} is attached as {} and {user}, where what is written to it cannot be made to stand still; end that and repeat the call",
+                    file.display(),
+                    device.display()
+                )));
+            }
+            targets.extend(mounted.into_iter().find(|m| !m.is_super_read_only()));
         }
         if targets.is_empty() {
             return Ok(Box::new(freeze::Still));
         }
-        Ok(Box::new(freeze::freeze(&self.tools, &self.state, &targets, limit)?))
+        Ok(Box::new(self.freezer().freeze(&targets, limit)?))
+    }
+
+    fn activity(&self, data: &Path) -> Result<String> {
+        let Some(device) = loopdev::find(data)? else { return Ok("not attached".into()) };
+        let it = loopdev::attached(&device)?;
+        let written = device::written(&device)?;
+        Ok(format!("{} {:?} {written:?}", device.display(), it.map(|it| it.sequence)))
     }
 
     fn grown(&self, data: &Path) -> Result<()> {
@@ -58,17 +72,11 @@ impl LocalHost for Host {
     }
 }
 
-/// Where a device's file system is mounted, where its node is published, else who has it open.
-fn device_users(device: &Path) -> Result<Vec<String>> {
-    let name = device.display();
-    let mounted =
-        device::mounts(device)?.into_iter().map(|m| format!("{name} mounted on {}", m.target.display()));
-    let bound = device::binds(device)?.into_iter().map(|t| format!("{name} published at {}", t.display()));
-    let users: Vec<_> = mounted.chain(bound).collect();
-    if !users.is_empty() {
-        return Ok(users);
+impl Host {
+    pub(super) fn freezer(&self) -> freeze::Freezer<'_> {
+        let (helper, outside, state) = (&*self.helper, &self.outside, &*self.state);
+        freeze::Freezer { helper, outside, state, patience: freeze::FREEZES }
     }
-    Ok(mounts::open_below(device, 3).iter().map(|who| format!("{name} open by {who}")).collect())
 }
 
 /// Bind mounts of a directory, or of one below it: read from mountinfo alone, so a dead server elsewhere cannot hang
@@ -79,7 +87,11 @@ fn bound_directory(data: &Path) -> Result<Vec<String>> {
     let home = homes.iter().max_by_key(|m| (m.target.as_os_str().len(), m.id));
     let Some(home) = home else { return Ok(Vec::new()) };
     let within = home.root.join(data.strip_prefix(&home.target).unwrap_or(Path::new("")));
-    let uses =
-        |m: &Mount<'_>| m.device == home.device && m.root.starts_with(&within) && m.target != home.target;
-    Ok(mounts::select(uses)?.iter().map(|m| format!("mounted on {}", m.target.display())).collect())
+    let below = |m: &Mount<'_>| m.device == home.device && m.root.starts_with(&within);
+    let here = mounts::select(|m| below(m) && m.target != home.target)?;
+    if here.is_empty() {
+        // Other name spaces have mounts of the root, too.
+        return users::mounted_elsewhere(|m| below(m) && m.root != home.root);
+    }
+    Ok(here.iter().map(|m| format!("mounted on {}", m.target.display())).collect())
 }

@@ -2,7 +2,9 @@
 //! called from threads for that.
 
 mod attach;
+mod attachment;
 mod cinder;
+mod condition;
 mod device;
 mod format;
 mod freeze;
@@ -13,22 +15,31 @@ mod loopdev;
 pub mod mountinfo;
 mod mounts;
 mod nfs;
+mod options;
+mod orphans;
+mod outside;
 mod ownership;
 mod paths;
 mod probe;
 mod publish;
 mod rbd;
+mod recover;
+mod reserve;
 mod runner;
 mod signatures;
 mod stage;
+mod staged;
 mod stats;
+mod unstage;
+mod users;
+mod uses;
+mod whose;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use provisioners::{Access, Ctx, Error, Result};
+use provisioners::{Access, Condition, Ctx, Error, FsNote, Result};
 
-pub use nfs::run_helper;
 pub use publish::PublishRequest;
 pub use stage::StageRequest;
 pub use stats::{Usage, VolumeStats};
@@ -42,9 +53,11 @@ pub struct HostOptions {
     pub command_timeout: Duration,
     /// Where markers are kept that must survive this process, such as what is frozen.
     pub state_dir: PathBuf,
+    /// Where the local backend's volumes are.
+    pub volume_roots: Vec<PathBuf>,
     /// qemu-storage-daemon, where it is not among the node's programs.
     pub qemu_storage_daemon: Option<PathBuf>,
-    /// What is run as the helper for NFS: `csi-driver`.
+    /// What is run for what can hang and what must outlive this process: `csi-driver`.
     pub helper: PathBuf,
 }
 
@@ -54,20 +67,44 @@ impl Default for HostOptions {
             kubelet_dir: "/var/lib/kubelet".into(),
             command_timeout: Duration::from_secs(120),
             state_dir: "/var/lib/volumectl".into(),
+            volume_roots: Vec::new(),
             qemu_storage_daemon: None,
             helper: "/proc/self/exe".into(),
         }
     }
 }
 
-/// Notes in the volume's record who has it and what was done to it.
+/// Runs as a helper if the arguments (without the program) say so; the exit code then.
+pub fn run_helper(arguments: &[String]) -> Option<i32> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match &words[..] {
+        ["node-helper", "thaw", driver, descriptors @ ..] => Some(freeze::run_guardian(driver, descriptors)),
+        _ => nfs::run_helper(arguments),
+    }
+}
+
+/// The kernel's boot id: what it counts and holds is so only until the machine starts again.
+fn boot() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(format!("reading {path}"), e))?;
+    Ok(text.trim().to_owned())
+}
+
+/// The first bytes of a text's SHA-256 in hexadecimal: a name of fixed length for a text of any.
+fn digest(text: impl AsRef<[u8]>, bytes: usize) -> String {
+    use sha2::{Digest as _, Sha256};
+    Sha256::digest(text).iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Notes in the volume's record who has it and what was done to it, and asks its server.
 pub trait FormatLog: Sync {
-    /// A format begins: what is on the device from now on is ours to format again.
-    fn begin(&self, fs: &str) -> Result<()>;
-    /// The file system is complete: it is never formatted again.
-    fn done(&self, fs: &str) -> Result<()>;
-    /// The volume is not attached here and is about to be; the kernel has these clients for other volumes.
-    fn attaching(&self, clients: &[String]) -> Result<()>;
+    /// Writes down what is done with the volume's file system.
+    fn note(&self, note: &FsNote) -> Result<()>;
+    /// The ranges (from, to, in bytes) that the volume's server has stored anything in; `None`: it cannot tell.
+    fn stored(&self) -> Result<Option<Vec<(u64, u64)>>>;
+    /// The volume is not attached here and is about to be, for nobody else beside if `alone`; the kernel has these clients
+    /// for other volumes.
+    fn attaching(&self, clients: &[String], alone: bool) -> Result<()>;
     /// The volume's device was attached by this call; its server sees it as the client of this address, if it is known.
     fn attached(&self, client: Option<&str>) -> Result<()>;
 }
@@ -80,18 +117,32 @@ pub struct Host {
     rbd: rbd::Rbd,
     nfs: nfs::Nfs,
     state: PathBuf,
+    volume_roots: Vec<PathBuf>,
+    helper: PathBuf,
+    outside: outside::Outside,
 }
 
 impl Host {
     /// Looks up the programs; starts none and changes nothing.
     pub fn new(options: HostOptions) -> Self {
+        reserve::keep();
         let paths = paths::Paths::new(&options.kubelet_dir);
+        let tools = runner::Tools::find(options.command_timeout);
+        let outside = outside::Outside::find(&tools);
         Self {
-            tools: runner::Tools::find(options.command_timeout),
-            nfs: nfs::Nfs::new(paths.real_kubelet(), options.helper),
+            tools,
+            nfs: nfs::Nfs::new(paths.real_kubelet(), options.helper.clone()),
+            helper: options.helper,
             paths,
-            rbd: rbd::Rbd::new(&options.state_dir, Path::new("/sys/bus/rbd"), options.qemu_storage_daemon),
+            rbd: rbd::Rbd::new(
+                &options.state_dir,
+                Path::new("/sys/bus/rbd"),
+                options.qemu_storage_daemon,
+                outside.clone(),
+            ),
+            outside,
             state: options.state_dir,
+            volume_roots: options.volume_roots,
         }
     }
 
@@ -104,15 +155,29 @@ impl Host {
                 control.display()
             )));
         }
-        ["mkfs.ext4", "e2fsck", "resize2fs", "blockdev", "fsfreeze", "sh"]
+        ["mkfs.ext4", "e2fsck", "resize2fs", "blockdev", "sh"]
             .into_iter()
             .try_for_each(|program| self.tools.path(program).map(drop))
     }
 
+    /// Whether the data path of volumes with `mounter: fuse` goes on when this driver's container is stopped; else why
+    /// not.
+    pub fn outlives(&self) -> std::result::Result<(), String> {
+        self.outside.check()
+    }
+
     /// NodeExpandVolume: grows the device to the volume's `size` (`None`: as its server says), and the file system
-    /// mounted at `path` (the staging path or a target). Returns the device's size in bytes; `None`: a directory.
-    pub fn expand(&self, ctx: &Ctx, access: &Access, size: Option<u64>, path: &Path) -> Result<Option<u64>> {
-        let path = self.paths.resolve("volume_path", path)?;
+    /// mounted at `path` (the staging path or a target of volume `id`). Returns the device's size in bytes; `None`: a
+    /// directory. Not this volume's path: [`Error::NotFound`].
+    pub fn expand(
+        &self,
+        ctx: &Ctx,
+        id: &str,
+        access: &Access,
+        size: Option<u64>,
+        path: &Path,
+    ) -> Result<Option<u64>> {
+        let path = self.found_at(id, access, path)?;
         if let Access::Directory { .. } | Access::Nfs(_) = access {
             return Ok(None);
         }
@@ -133,50 +198,25 @@ impl Host {
         Ok(Some(has))
     }
 
-    /// Whether a volume that is got at by the network is on this node: [`Error::NotFound`] when not. Of the others the
-    /// backend has seen that they are there. `path` is where it is said to be.
-    pub fn require(&self, id: &str, access: &Access, path: &Path) -> Result<()> {
-        match access {
-            Access::Nfs(_) if mounts::on(path)?.is_empty() => Err(Error::NotFound(format!(
-                "volume {id} is not on this node: nothing is mounted on {}",
-                path.display()
-            ))),
-            Access::Rbd(_) | Access::Cinder(_) if self.device_of(access)?.is_none() => {
-                Err(Error::NotFound(format!("volume {id} is not attached to this node")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The statistics of what is published at `path`.
-    pub fn stats(&self, path: &Path) -> Result<VolumeStats> {
-        let path = self.paths.resolve("volume_path", path)?;
+    /// The statistics of a volume that is staged or published at `path`. Not this volume's path: [`Error::NotFound`].
+    pub fn stats(&self, id: &str, access: &Access, path: &Path) -> Result<VolumeStats> {
+        let path = self.found_at(id, access, path)?;
         match mounts::on(&path)?.last() {
             Some(mount) if self.nfs.owns(mount)? => self.nfs.stats(&path),
-            _ => stats::stats(&path),
+            mount => {
+                let mut stats = stats::stats(&path)?;
+                let device = mount.and_then(device::shown_by);
+                if let Some(problem) = device.map_or(Ok(None), |device| self.rbd.problem(&device))? {
+                    stats.condition = Condition::abnormal(problem);
+                }
+                Ok(stats)
+            }
         }
     }
 
     /// Starts helpers for a controller whose calls go through a mounted share.
     pub fn nfs_sessions(&self) -> std::sync::Arc<dyn provisioners::nfs::Mounted> {
         self.nfs.sessions()
-    }
-
-    /// Clears up after a predecessor that was killed: thaws what it left frozen, detaches loop devices whose backing
-    /// file is gone. Returns what it did.
-    pub fn recover(&self) -> Result<Vec<String>> {
-        let mut done = freeze::recover(&self.tools, &self.state)?;
-        done.extend(self.rbd.recover()?);
-        for (device, file) in loopdev::all()? {
-            let orphan = file.to_string_lossy().ends_with("/disk.img (deleted)");
-            let unused =
-                || Ok::<_, Error>(device::mounts(&device)?.is_empty() && device::binds(&device)?.is_empty());
-            if orphan && unused()? && mounts::open_below(&device, 1).is_empty() {
-                loopdev::detach(&device)?;
-                done.push(format!("detached {}: its file {} is gone", device.display(), file.display()));
-            }
-        }
-        Ok(done)
     }
 }
 

@@ -4,17 +4,20 @@ use std::ffi::{CString, OsStr};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use provisioners::{Ctx, Error, Result};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::mountinfo::{self, Mount};
+use super::options;
 
 /// How often an unmount that is busy is tried again, and how long in between.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(60);
+/// How long a mount is tried again whose device somebody has.
+const BUSY: Duration = Duration::from_secs(2);
 
 /// The mount table of this process.
 fn table() -> Result<Vec<u8>> {
@@ -39,16 +42,25 @@ pub fn mount_device(
     options: &[String],
     read_only: bool,
 ) -> Result<()> {
-    let (mut flags, data) = parse_options(options)?;
+    let (mut flags, data) = options::parse(options)?;
     flags.set(MountFlags::RDONLY, read_only || flags.contains(MountFlags::RDONLY));
-    let data = CString::new(data.join(",")).map_err(|_| Error::invalid("mount_flags", "have a NUL byte"))?;
+    let text = CString::new(data.join(",")).map_err(|_| Error::invalid("mount_flags", "have a NUL byte"))?;
+    let begun = Instant::now();
+    let mounted = loop {
+        match rustix::mount::mount(device, target, fs_type, flags, text.as_c_str()) {
+            // A program that is being started has our exclusive look at the device open until its execve(2).
+            Err(Errno::BUSY) if begun.elapsed() < BUSY => std::thread::sleep(Duration::from_millis(20)),
+            other => break other,
+        }
+    };
     // The options are not in the text: the specification says that they may hold secrets.
-    rustix::mount::mount(device, target, fs_type, flags, data.as_c_str()).map_err(|errno| {
+    mounted.map_err(|errno| {
         let doing = format!("mounting {} ({fs_type}) on {}", device.display(), target.display());
         match errno {
-            Errno::INVAL => {
-                Error::Refused(format!("{doing}: {errno}: the file system or a mount option is not valid"))
-            }
+            Errno::INVAL => Error::Refused(match options::refused(fs_type, &data) {
+                Some(option) => format!("{doing}: {option}"),
+                None => format!("{doing}: {errno}: the file system or a mount option is not valid; the kernel's log (`dmesg`) says which"),
+            }),
             Errno::BUSY => Error::Refused(format!("{doing}: {errno}: it is mounted elsewhere or in use")),
             Errno::UCLEAN | Errno::ILSEQ => Error::Refused(format!(
                 "{doing}: {errno}: the file system is damaged; check it with its own fsck"
@@ -63,22 +75,28 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
     let doing = || format!("binding {} on {}", source.display(), target.display());
     rustix::mount::mount_bind(source, target).map_err(|e| Error::io(doing(), e))?;
     if read_only && let Err(error) = make_read_only(target) {
-        let _ = rustix::mount::unmount(target, UnmountFlags::NOFOLLOW);
+        let _ = unmount_all(&Ctx::new(), target);
         return Err(error);
     }
     Ok(())
 }
 
-/// Makes the mount on `target` read only and keeps its other options.
+/// Makes the mount on `target` read only and keeps its other options. Other mount name spaces, such as the machine's
+/// below this container's, have had the mount already and are not told of a change: they get a second one over it, which
+/// is read only from its beginning.
 pub fn make_read_only(target: &Path) -> Result<()> {
     let now = on(target)?;
     let now = now.last().ok_or_else(|| Error::Internal(format!("{} is not mounted", target.display())))?;
     let mut flags = MountFlags::BIND | MountFlags::RDONLY;
-    for (option, flag) in FLAGS {
+    for (option, flag) in options::FLAGS {
         flags.set(flag, flags.contains(flag) || now.has_option(option));
     }
     rustix::mount::mount_remount(target, flags, "")
         .map_err(|e| Error::io(format!("making {} read only", target.display()), e))?;
+    if now.propagation.shared.is_some() {
+        rustix::mount::mount_bind(target, target)
+            .map_err(|e| Error::io(format!("making {} read only elsewhere", target.display()), e))?;
+    }
     match on(target)?.last() {
         Some(mount) if mount.is_read_only() => Ok(()),
         _ => Err(Error::Internal(format!("{} is not read only after the kernel said so", target.display()))),
@@ -130,41 +148,6 @@ pub fn open_below(path: &Path, most: usize) -> Vec<String> {
         .collect()
 }
 
-const FLAGS: [(&str, MountFlags); 11] = [
-    ("ro", MountFlags::RDONLY),
-    ("nosuid", MountFlags::NOSUID),
-    ("nodev", MountFlags::NODEV),
-    ("noexec", MountFlags::NOEXEC),
-    ("noatime", MountFlags::NOATIME),
-    ("nodiratime", MountFlags::NODIRATIME),
-    ("relatime", MountFlags::RELATIME),
-    ("strictatime", MountFlags::STRICTATIME),
-    ("sync", MountFlags::SYNCHRONOUS),
-    ("dirsync", MountFlags::DIRSYNC),
-    ("lazytime", MountFlags::LAZYTIME),
-];
-
-/// Options that are the default, or the opposite of a flag, and so need nothing.
-const DEFAULTS: [&str; 9] =
-    ["rw", "defaults", "suid", "dev", "exec", "async", "atime", "diratime", "nolazytime"];
-
-/// Splits mount options into the kernel's flags and the file system's own data. Options that would turn the mount into
-/// something else are refused.
-pub fn parse_options(options: &[String]) -> Result<(MountFlags, Vec<String>)> {
-    let (mut flags, mut data) = (MountFlags::empty(), Vec::new());
-    for option in options.iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()) {
-        if ["bind", "rbind", "move", "remount", "loop"].contains(&option) {
-            return Err(Error::invalid("mount_flags", format!("{option:?} is not for a volume; remove it")));
-        }
-        match FLAGS.iter().find(|(name, _)| *name == option) {
-            Some((_, flag)) => flags |= *flag,
-            None if DEFAULTS.contains(&option) => {}
-            None => data.push(option.to_owned()),
-        }
-    }
-    Ok((flags, data))
-}
-
 /// Major and minor number of a device node.
 pub fn device_number(device: &Path) -> Result<(u32, u32)> {
     let stat =
@@ -181,24 +164,6 @@ pub fn bound_device(mount: &Mount<'_>) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn split(options: &[&str]) -> Result<(MountFlags, Vec<String>)> {
-        parse_options(&options.iter().map(ToString::to_string).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn options_become_flags_and_data() {
-        let (flags, data) = split(&["noatime,nodev", "rw", "errors=remount-ro", "discard"]).unwrap();
-        assert_eq!(flags, MountFlags::NOATIME | MountFlags::NODEV);
-        assert_eq!(data, ["errors=remount-ro", "discard"]);
-    }
-
-    #[test]
-    fn options_that_change_what_is_mounted_are_refused() {
-        for bad in ["bind", "remount,ro", "move"] {
-            assert_eq!(split(&[bad]).unwrap_err().label(), "invalid");
-        }
-    }
 
     #[test]
     fn this_process_is_found_by_its_open_files() {

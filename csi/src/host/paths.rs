@@ -5,8 +5,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
-use provisioners::{Error, Result};
+use provisioners::{Ctx, Error, Result};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
 use rustix::io::Errno;
@@ -145,12 +146,36 @@ pub fn remove_target(path: &Path) -> Result<()> {
     }
 }
 
-/// Locks a directory of ours until the file is dropped, against all processes (flock(2)).
-pub fn lock(dir: &Path) -> Result<fs::File> {
+/// Whether nothing is at a path, not even a symbolic link. What cannot be looked at is an error.
+pub fn is_absent(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(Error::io(format!("looking at {}", path.display()), error)),
+    }
+}
+
+/// Locks a directory of ours until the file is dropped, against all processes (flock(2)), waiting no longer than the call
+/// may.
+pub fn lock_in_time(ctx: &Ctx, dir: &Path) -> Result<fs::File> {
+    loop {
+        if let Some(file) = try_lock(dir)? {
+            return Ok(file);
+        }
+        ctx.check()?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The same without any wait; `None`: another has it.
+pub fn try_lock(dir: &Path) -> Result<Option<fs::File>> {
     let doing = || format!("locking {}", dir.display());
     let file = fs::File::open(dir).map_err(|e| Error::io(doing(), e))?;
-    flock(&file, FlockOperation::LockExclusive).map_err(|e| Error::io(doing(), e))?;
-    Ok(file)
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(Error::io(doing(), errno)),
+    }
 }
 
 /// Walks from the root and names the first symbolic link.

@@ -4,12 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use provisioners::{Access, AccessMode, AccessType, Capability, Ctx, Error, Result};
-use sha2::{Digest as _, Sha256};
 
 use super::mountinfo::Mount;
 use super::paths::{self, Kind};
-use super::stage::same_file;
-use super::{Host, device, mounts};
+use super::stage::{lease, same_file};
+use super::{Host, device, digest, mounts, reserve};
 
 /// What is to be published, and where.
 pub struct PublishRequest<'a> {
@@ -33,6 +32,11 @@ impl Host {
         let target = self.paths.resolve("target_path", r.target)?;
         let staging = self.paths.resolve("staging_target_path", r.staging)?;
         ctx.stage("publishing");
+        // A raw block device can be written to from now on, which no copy in another process may miss.
+        let _lease = match &r.capability.access {
+            AccessType::Block => lease(ctx, r.access)?,
+            AccessType::Mount { .. } => None,
+        };
         match &r.capability.access {
             AccessType::Mount { .. } => self.publish_mount(r, &staging, &target),
             AccessType::Block => self.publish_block(ctx, r, &target),
@@ -44,12 +48,15 @@ impl Host {
             let staging = staging.display();
             Error::Refused(format!("volume {} is not staged at {staging}; call NodeStageVolume first", r.id))
         })?;
+        self.lives(r.id, device::shown_by(&staged).as_deref())?;
+        if let Access::Directory { .. } = r.access {
+            connected(r.id, staging)?;
+        }
         let same = |m: &Mount<'_>| m.device == staged.device && m.dir() == staged.dir();
         if let Some(mount) = mounts::on(target)?.pop() {
             return self.accept(&mount, same(&mount), r, target);
         }
-        let others = mounts::select(|m| same(m) && m.target != staging && m.target != target)?;
-        let others = others.into_iter().map(|m| m.target.into_owned());
+        let others = self.uses(&[staging, target], same)?.targets();
         let others: Vec<_> = others.filter(|t| !is_source(r.access, t)).collect();
         one_pod_only(r, &others)?;
         paths::make("target_path", target, Kind::Directory)?;
@@ -67,18 +74,29 @@ impl Host {
                 r.id
             ))
         })?;
+        self.lives(r.id, Some(&device))?;
         let device_read_only = device::is_read_only(&device);
         if let Some(mount) = mounts::on(target)?.pop() {
             let same = mounts::bound_device(&mount).is_some_and(|d| d == device);
             return accept(same, device_read_only, r, target, &mount);
         }
-        let others: Vec<_> = device::binds(&device)?.into_iter().filter(|t| t != target).collect();
+        let bound = |m: &Mount<'_>| mounts::bound_device(m).is_some_and(|bound| bound == device);
+        let others: Vec<_> = self.uses(&[target], bound)?.targets().collect();
         one_pod_only(r, &others)?;
         if device_read_only != r.read_only {
             self.set_read_only(ctx, r, &device, &others)?;
         }
         paths::make("target_path", target, Kind::File)?;
         self.bind(r.access, &device, target, r.read_only)
+    }
+
+    /// A device whose daemon has died gives I/O errors only. It cannot be attached anew from here: that needs the stage's
+    /// secrets, and what is mounted of it to be unmounted. Kubelet unstages when the last pod that wants it is deleted.
+    fn lives(&self, id: &str, device: Option<&Path>) -> Result<()> {
+        match device.map_or(Ok(None), |device| self.rbd.problem(device))? {
+            Some(problem) => Err(Error::Refused(format!("volume {id}: {problem}"))),
+            None => Ok(()),
+        }
     }
 
     /// A bind mount of a device's node does not keep writers off the device, so the device itself is made read only;
@@ -125,9 +143,7 @@ impl Host {
     }
 
     fn marker(&self, target: &Path) -> PathBuf {
-        let digest = Sha256::digest(target.as_os_str().as_encoded_bytes());
-        let name: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
-        self.state.join("read-only").join(name)
+        self.state.join("read-only").join(digest(target.as_os_str().as_encoded_bytes(), 16))
     }
 
     fn accept(&self, mount: &Mount<'_>, same: bool, r: &PublishRequest<'_>, target: &Path) -> Result<()> {
@@ -142,6 +158,7 @@ impl Host {
 
     /// Takes a target down: unmounts it and removes what [`Host::publish`] made there.
     pub fn unpublish(&self, ctx: &Ctx, target: &Path) -> Result<()> {
+        let _descriptors = reserve::spend();
         let target = self.paths.resolve("target_path", target)?;
         ctx.stage("unmounting");
         match mounts::on(&target)?.last() {
@@ -194,4 +211,14 @@ fn one_pod_only(r: &PublishRequest<'_>, others: &[PathBuf]) -> Result<()> {
 /// Whether a mount point is the volume's own directory (a root that is a mount itself), not a publication.
 fn is_source(access: &Access, target: &Path) -> bool {
     matches!(access, Access::Directory { path } if same_file(path, target) && target == path)
+}
+
+/// The file system that a staged directory is on answers: not so a FUSE mount whose daemon has died.
+fn connected(id: &str, staging: &Path) -> Result<()> {
+    let Err(error) = rustix::fs::statfs(staging) else { return Ok(()) };
+    Err(Error::Refused(format!(
+        "volume {id}: what is staged at {} cannot be used any more ({error}): the daemon or server behind its file system has \
+         ended; mount the root of its backend again, and delete the pods that use the volume, so that it is staged anew",
+        staging.display()
+    )))
 }

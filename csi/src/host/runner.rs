@@ -3,21 +3,20 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Read;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use provisioners::{Ctx, Error, Result};
-use rustix::process::{Pid, Signal, kill_process_group};
+use provisioners::{Ctx, Error, Result, reaper};
 
 /// Where programs are looked for, in this order; the caller's PATH is not used.
 const DIRS: [&str; 6] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
 
 /// The programs that may be run, and the Debian package that has each.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("mkfs.ext4", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
     ("resize2fs", "e2fsprogs"),
@@ -26,7 +25,6 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("mkfs.btrfs", "btrfs-progs"),
     ("btrfs", "btrfs-progs"),
     ("blockdev", "util-linux"),
-    ("fsfreeze", "util-linux"),
     ("sh", "dash"),
     ("modprobe", "kmod"),
     ("qemu-storage-daemon", "qemu-utils and qemu-block-extra"),
@@ -63,6 +61,13 @@ impl Tools {
         Self { paths: Arc::new(paths), timeout }
     }
 
+    /// Another program in a program's place.
+    #[cfg(test)]
+    pub fn only(program: &'static str, path: &Path) -> Self {
+        let paths = BTreeMap::from([(program, path.to_owned())]);
+        Self { paths: Arc::new(paths), timeout: Duration::from_secs(60) }
+    }
+
     /// The absolute path of a program. Missing: an error that names the Debian package to install.
     pub fn path(&self, program: &'static str) -> Result<&Path> {
         self.paths.get(program).map(PathBuf::as_path).ok_or_else(|| {
@@ -72,44 +77,68 @@ impl Tools {
         })
     }
 
-    /// Runs a program to its end. A non-zero exit is no error here: the caller knows what it means.
+    /// Runs a program to its end. A non-zero exit is no error here: the caller knows what it means. One that was killed:
+    /// [`Error::Unavailable`].
     pub fn run(&self, ctx: &Ctx, program: &'static str, args: &[&OsStr]) -> Result<Output> {
-        self.run_at(ctx, program, self.path(program)?, args)
+        self.run_with(ctx, program, args, Stdio::null())
+    }
+
+    /// The same for a program that is given a standard input, which it has while it runs.
+    pub fn run_with(
+        &self,
+        ctx: &Ctx,
+        program: &'static str,
+        args: &[&OsStr],
+        stdin: Stdio,
+    ) -> Result<Output> {
+        self.run_at(ctx, program, self.path(program)?, args, stdin)
     }
 
     /// The same for a program whose path was configured; `program` is its name in messages.
-    pub fn run_at(&self, ctx: &Ctx, program: &'static str, path: &Path, args: &[&OsStr]) -> Result<Output> {
+    pub fn run_at(
+        &self,
+        ctx: &Ctx,
+        program: &'static str,
+        path: &Path,
+        args: &[&OsStr],
+        stdin: Stdio,
+    ) -> Result<Output> {
         ctx.check()?;
+        reaper::admit(program)?;
         let begun = Instant::now();
         let mut child = command(path)
             .args(args)
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|e| Error::io(format!("starting {program}"), e))?;
         let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
-        let ended = self.wait(ctx, program, &mut child);
+        let ended = self.wait(ctx, program, &mut child).map_err(|over| match over {
+            Over::Failed(error) => error,
+            Over::Late(error) => left_behind(error, program, reaper::bury(child, program)),
+        });
         let (stdout, stderr) = (stdout.text(), stderr.text());
         let status = ended?;
         tracing::debug!(program, ?args, code = ?status.code(), ms = begun.elapsed().as_millis(), "ran");
-        Ok(Output { code: status.code(), stdout, stderr })
+        let output = Output { code: status.code(), stdout, stderr };
+        if output.code.is_some() { Ok(output) } else { Err(output.error(program)) }
     }
 
     /// Like [`Tools::run`]; an exit other than 0 is an error with the code and the last lines of standard error.
     pub fn must(&self, ctx: &Ctx, program: &'static str, args: &[&OsStr]) -> Result<Output> {
         let output = self.run(ctx, program, args)?;
-        if output.code == Some(0) { Ok(output) } else { Err(Error::Internal(output.failure(program))) }
+        if output.code == Some(0) { Ok(output) } else { Err(output.error(program)) }
     }
 
-    fn wait(&self, ctx: &Ctx, program: &str, child: &mut Child) -> Result<ExitStatus> {
+    fn wait(&self, ctx: &Ctx, program: &str, child: &mut Child) -> Result<ExitStatus, Over> {
         let begun = Instant::now();
         let mut pause = Duration::from_micros(200);
         loop {
             match child.try_wait() {
                 Ok(Some(status)) => return Ok(status),
                 Ok(None) => {}
-                Err(error) => return Err(Error::io(format!("waiting for {program}"), error)),
+                Err(error) => return Err(Over::Failed(Error::io(format!("waiting for {program}"), error))),
             }
             let over = if begun.elapsed() > self.timeout {
                 let seconds = self.timeout.as_secs_f64();
@@ -117,17 +146,41 @@ impl Tools {
             } else {
                 ctx.check()
             };
-            if let Err(error) = over {
-                kill_group(child);
-                return Err(error);
-            }
+            over.map_err(Over::Late)?;
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));
         }
     }
 }
 
+/// Why a program was not waited for any longer.
+enum Over {
+    /// Its time or the operation's was over: it is to be killed.
+    Late(Error),
+    /// The system does not tell.
+    Failed(Error),
+}
+
+/// An error that says which process a call has left behind.
+fn left_behind(error: Error, program: &str, pid: Option<u32>) -> Error {
+    let Some(pid) = pid else { return error };
+    Error::Deadline(format!(
+        "{error}; {program} (process {pid}) was killed and is still in the kernel, see /proc/{pid}/stack and the kernel's log"
+    ))
+}
+
 impl Output {
+    /// The error of a program that has failed. One that was killed says nothing of what it worked on:
+    /// [`Error::Unavailable`], for the repeat of the call to find out.
+    pub fn error(&self, program: &str) -> Error {
+        let text = self.failure(program);
+        if self.code.is_some() {
+            Error::Internal(text)
+        } else {
+            Error::Unavailable(text + "; repeat the call")
+        }
+    }
+
     /// A text for an error: program, exit code or signal, and the last lines it wrote.
     pub fn failure(&self, program: &str) -> String {
         let how = self
@@ -147,14 +200,6 @@ pub fn command(path: &Path) -> Command {
     command.current_dir("/sys");
     command.env_clear().env("LC_ALL", "C").env("PATH", DIRS.join(":")).process_group(0);
     command
-}
-
-/// Kills a child with all its children, and buries it.
-pub fn kill_group(child: &mut Child) {
-    if let Err(error) = kill_process_group(Pid::from_child(child), Signal::KILL) {
-        tracing::debug!(%error, "the process group was gone already");
-    }
-    let _ = child.wait().map(|status| status.signal());
 }
 
 /// The end of what a pipe gave, read on a thread of its own so that no pipe fills up.
@@ -189,7 +234,7 @@ impl Drain {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn sh(timeout: Duration, script: &str) -> Result<Output> {
@@ -220,6 +265,64 @@ mod tests {
         let begun = Instant::now();
         while std::fs::read_dir("/proc").unwrap().flatten().any(|entry| alive(&entry)) {
             assert!(begun.elapsed() < Duration::from_secs(10), "a child of the killed program is alive");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A file system that is frozen, and thawed when this is dropped.
+    pub struct Ice(tempfile::TempDir);
+
+    impl Ice {
+        pub fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (image, on) = (dir.path().join("image"), dir.path().join("on"));
+            std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+            std::fs::create_dir(&on).unwrap();
+            let (image, on) = (image.to_str().unwrap(), on.to_str().unwrap());
+            for command in [
+                vec!["mkfs.ext4", "-q", image],
+                vec!["mount", "-o", "loop", image, on],
+                vec!["fsfreeze", "-f", on],
+            ] {
+                assert!(
+                    Command::new(command[0]).args(&command[1..]).status().unwrap().success(),
+                    "{command:?}"
+                );
+            }
+            Self(dir)
+        }
+
+        pub fn on(&self) -> PathBuf {
+            self.0.path().join("on")
+        }
+    }
+
+    impl Drop for Ice {
+        fn drop(&mut self) {
+            for command in ["fsfreeze -u", "umount -l"] {
+                let words: Vec<_> = command.split(' ').collect();
+                let _ = Command::new(words[0]).args(&words[1..]).arg(self.on()).status();
+            }
+        }
+    }
+
+    #[test]
+    fn f22_a_child_that_cannot_be_killed_is_left_behind_and_named() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skip: f22_a_child_that_cannot_be_killed: needs root for a mount");
+            return;
+        }
+        let ice = Ice::new();
+        let begun = Instant::now();
+        let script = format!("echo x > {}/file", ice.on().display());
+        let error = sh(Duration::from_millis(200), &script).unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        assert_eq!(error.label(), "deadline");
+        assert!(error.to_string().contains("is still in the kernel"), "{error}");
+        assert_eq!(reaper::left("sh"), 1);
+        drop(ice);
+        while reaper::left("sh") > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it was not buried");
             std::thread::sleep(Duration::from_millis(10));
         }
     }

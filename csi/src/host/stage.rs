@@ -1,15 +1,15 @@
 //! NodeStageVolume and NodeUnstageVolume: each step first looks at what is already so.
 
 use std::fs::File;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use provisioners::{Access, AccessType, Capability, Ctx, Error, NodeVolume, Result};
+use provisioners::local::{Lease, Sharing};
+use provisioners::{Access, AccessType, Capability, Ctx, Error, FsNote, NodeVolume, Result};
 
 use super::attach::{AttachRequest, Attached};
 use super::mountinfo::Mount;
 use super::paths::{self, Kind};
-use super::{FormatLog, Host, device, format, fsck, grow, loopdev, mounts, ownership, probe};
+use super::{FormatLog, Host, device, format, fsck, grow, loopdev, mounts, options, ownership};
 
 /// What is to be staged, and where.
 pub struct StageRequest<'a> {
@@ -41,6 +41,8 @@ impl Host {
     pub fn stage(&self, ctx: &Ctx, r: &StageRequest<'_>, log: &dyn FormatLog) -> Result<()> {
         let staging = self.paths.resolve("staging_target_path", r.staging)?;
         let read_only = r.capability.mode.is_read_only();
+        // Until it is mounted, no process copies, grows or deletes the data.
+        let _lease = lease(ctx, &r.volume.access)?;
         match (&r.volume.access, &r.capability.access) {
             (Access::Directory { path }, AccessType::Mount { group, .. }) => {
                 Self::stage_directory(path, &staging, read_only)?;
@@ -57,10 +59,10 @@ impl Host {
                     _ => Ok(()),
                 }
             }
-            (_, AccessType::Block) => self.stage_block(ctx, r, log, read_only),
+            (_, AccessType::Block) => self.stage_block(ctx, r, &staging, log),
             (_, AccessType::Mount { fs_type, flags, group }) => {
                 let fs = format::desired(fs_type, r.volume.fs_type.as_deref())?;
-                mounts::parse_options(flags)?;
+                options::parse(flags)?;
                 let (id, volume, target) = (r.id, r.volume, staging.clone());
                 let alone = !r.capability.mode.is_multi_node();
                 let wish = Wish { id, volume, alone, fs, flags, read_only, staging: target };
@@ -74,13 +76,20 @@ impl Host {
         &self,
         ctx: &Ctx,
         r: &StageRequest<'_>,
+        staging: &Path,
         log: &dyn FormatLog,
-        read_only: bool,
     ) -> Result<()> {
-        let (id, access) = (r.id, &r.volume.access);
+        let (id, access, read_only) = (r.id, &r.volume.access, r.capability.mode.is_read_only());
         let alone = !r.capability.mode.is_multi_node();
         let attached = self.attach(ctx, &AttachRequest { id, access, read_only, alone, log })?;
-        self.ready(ctx, r.id, r.volume, &attached, log).inspect_err(|_| self.detach_again(ctx, &attached))
+        let ready = self.ready(ctx, r.id, r.volume, &attached, log).and_then(|()| {
+            // Before anybody can write to it; read-only, nobody can.
+            let known = r.volume.raw || r.volume.formatted.is_some();
+            if read_only || known { Ok(()) } else { log.note(&FsNote::Raw) }
+        });
+        ready
+            .and_then(|()| self.note_block_staging(staging, &attached.device))
+            .inspect_err(|_| self.detach_again(ctx, &attached))
     }
 
     /// Has a device that was attached now noted, and of the right size.
@@ -118,7 +127,8 @@ impl Host {
         let (id, access, read_only) = (wish.id, &wish.volume.access, wish.read_only);
         let attached = self.attach(ctx, &AttachRequest { id, access, read_only, alone: wish.alone, log })?;
         if let Some(mount) = mounts::on(&wish.staging)?.last() {
-            return accept(mount, mount.source == attached.device.as_os_str(), read_only, &wish.staging);
+            let same = device::shows(mount, &attached.device)?;
+            return accept(mount, same, read_only, &wish.staging);
         }
         self.ready(ctx, id, wish.volume, &attached, log)
             .and_then(|()| self.mount_checked(ctx, wish, &attached.device, log))
@@ -132,6 +142,7 @@ impl Host {
             fresh = self.prepare(ctx, wish, device, log)?;
         }
         ctx.stage("mounting");
+        self.note_staging(&wish.staging)?;
         let mut flags = wish.flags.to_vec();
         if wish.fs == "xfs" && !flags.iter().any(|f| f == "nouuid") {
             // A clone has the UUID of its source, and both may be mounted here.
@@ -143,40 +154,31 @@ impl Host {
         })
     }
 
-    /// Probes the device, and formats or checks it. Whether it was formatted now.
+    /// Has the file system made where there is provably nothing, or checks it. Whether it was made now.
     fn prepare(&self, ctx: &Ctx, wish: &Wish<'_>, device: &Path, log: &dyn FormatLog) -> Result<bool> {
         ctx.stage("probing");
-        let open =
-            |path: &Path| File::open(path).map_err(|e| Error::io(format!("opening {}", path.display()), e));
         // A loop device's own file tells where it holds nothing.
         let backing = match &wish.volume.access {
-            Access::LoopFile { path } => Some(open(path)?),
+            Access::LoopFile { path } => {
+                Some(File::open(path).map_err(|e| Error::io(format!("opening {}", path.display()), e))?)
+            }
             _ => None,
         };
-        let content = probe::probe(&open(device)?, loopdev::size(device)?, backing.as_ref())?;
-        match format::plan(&content, wish.fs, wish.volume, wish.read_only, wish.id)? {
-            format::Plan::Format { force } => {
-                ctx.stage(format!("making the {} file system", wish.fs));
-                log.begin(wish.fs)?;
-                let options = &wish.volume.mkfs_options;
-                format::mkfs(&self.tools, ctx, &format::Wish { device, fs: wish.fs, options }, force)?;
-                log.done(wish.fs)?;
-                return Ok(true);
-            }
-            format::Plan::Accept => log.done(wish.fs)?,
-            format::Plan::Mount => {}
-        }
-        if !wish.read_only {
+        let asked = format::Asked { id: wish.id, fs: wish.fs, read_only: wish.read_only };
+        let job = format::Job { asked, volume: wish.volume, device, backing: backing.as_ref() };
+        let ready = format::prepare(ctx, &job, &format::Mkfs(&self.tools), log)?;
+        if ready == format::Ready::Found && !wish.read_only {
             ctx.stage("checking the file system");
             fsck::before_mount(&self.tools, ctx, device, wish.fs, wish.id)?;
             grow::offline(&self.tools, ctx, device, wish.fs, loopdev::size(device)?)?;
         }
-        Ok(false)
+        Ok(ready == format::Ready::Made)
     }
 
     fn after_mount(&self, ctx: &Ctx, wish: &Wish<'_>, device: &Path, fresh: bool) -> Result<()> {
         let mounted = mounts::on(&wish.staging)?;
-        if mounted.last().is_none_or(|m| m.source != device.as_os_str()) {
+        let shown = mounted.last().map_or(Ok(false), |mount| device::shows(mount, device))?;
+        if !shown {
             let shown = mounted.last().map(|m| m.source.to_string_lossy().into_owned());
             return Err(Error::Refused(format!(
                 "volume {}: {} was mounted, but the kernel shows {shown:?} (a file system with the same id?)",
@@ -185,8 +187,8 @@ impl Host {
             )));
         }
         if let (true, Some(mode)) = (fresh, wish.volume.root_mode) {
-            let permissions = std::fs::Permissions::from_mode(mode);
-            std::fs::set_permissions(&wish.staging, permissions)
+            provisioners::tree::open_top(&wish.staging)
+                .and_then(|root| Ok(rustix::fs::fchmod(&root, rustix::fs::Mode::from_raw_mode(mode))?))
                 .map_err(|e| Error::io(format!("setting the mode of {}", wish.staging.display()), e))?;
         }
         if !wish.read_only && !fresh {
@@ -204,39 +206,6 @@ impl Host {
             grow::online(&self.tools, ctx, device, mount, fs)?;
         }
         Ok(())
-    }
-
-    /// Takes down what [`Host::stage`] made: unmounts, and detaches the device when nothing else uses it. `access` is
-    /// how the backend says to get at the volume; without it the mount tells the device.
-    pub fn unstage(&self, ctx: &Ctx, access: Option<&Access>, staging: &Path) -> Result<()> {
-        let staging = self.paths.resolve("staging_target_path", staging)?;
-        if let Some(Access::Nfs(_)) = access {
-            return self.nfs.unstage(ctx, &staging);
-        }
-        let mut devices: Vec<PathBuf> =
-            mounts::on(&staging)?.into_iter().filter_map(|m| device::shown_by(&m)).collect();
-        if let Some(access) = access {
-            devices.extend(self.device_of(access)?);
-        }
-        devices.sort();
-        devices.dedup();
-        for device in &devices {
-            refuse_published(device, &staging)?;
-        }
-        ctx.stage("unmounting");
-        mounts::unmount_all(ctx, &staging)?;
-        if let Some(Access::Cinder(_)) = access {
-            // The controller detaches it.
-            return Ok(());
-        }
-        devices.iter().try_for_each(|device| self.detach(ctx, device))?;
-        // An unstage that was interrupted has left no device, but perhaps what was behind it.
-        match access {
-            Some(Access::Rbd(image)) if self.device_of(&Access::Rbd(image.clone()))?.is_none() => {
-                self.rbd.release(ctx, image)
-            }
-            _ => Ok(()),
-        }
     }
 }
 
@@ -264,18 +233,15 @@ pub(super) fn accept(mount: &Mount<'_>, same: bool, read_only: bool, staging: &P
     )))
 }
 
-fn refuse_published(device: &Path, staging: &Path) -> Result<()> {
-    let others =
-        device::mounts(device)?.into_iter().map(|m| m.target.into_owned()).chain(device::binds(device)?);
-    let others: Vec<_> = others.filter(|target| target != staging).map(|t| t.display().to_string()).collect();
-    if others.is_empty() {
-        return Ok(());
+/// The right to work on a volume whose data is on this node.
+pub(super) fn lease(ctx: &Ctx, access: &Access) -> Result<Option<Lease>> {
+    match access {
+        Access::LoopFile { path } | Access::Directory { path } => {
+            ctx.stage("waiting for other processes");
+            Lease::take(ctx, path, Sharing::Alone).map(Some)
+        }
+        Access::Rbd(_) | Access::Nfs(_) | Access::Cinder(_) => Ok(None),
     }
-    Err(Error::Refused(format!(
-        "{} is still published at {}; unpublish it first",
-        device.display(),
-        others.join(", ")
-    )))
 }
 
 pub(super) fn same_file(a: &Path, b: &Path) -> bool {

@@ -5,8 +5,9 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use provisioners::{Condition, Error, Result};
+use rustix::io::Errno;
 
-use super::mountinfo::Mount;
+use super::condition::{SHUT_DOWN, condition};
 use super::{loopdev, mounts};
 
 /// Numbers of one kind: bytes or inodes.
@@ -35,22 +36,30 @@ pub struct VolumeStats {
 
 /// The statistics of what is published at a path. Nothing there, or nothing published: [`Error::NotFound`].
 pub fn stats(path: &Path) -> Result<VolumeStats> {
-    let meta = match std::fs::metadata(path) {
+    // An xfs that was shut down does not even tell what its root is.
+    let (is_block, shut) = match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Error::NotFound(format!("volume_path: {} does not exist", path.display())));
         }
+        Err(error) if is_shut_down(&error) => (false, true),
         Err(error) => return Err(Error::io(format!("volume_path: {}", path.display()), error)),
-        Ok(meta) => meta,
+        Ok(meta) => (meta.file_type().is_block_device(), false),
     };
-    if meta.file_type().is_block_device() {
+    if is_block {
         let bytes = Usage { total: loopdev::size(path)?, ..Usage::default() };
         return Ok(VolumeStats { bytes, inodes: None, condition: Condition::healthy(), block: true });
     }
     let mount = mounts::on(path)?.pop();
     let mount = mount
         .ok_or_else(|| Error::NotFound(format!("volume_path: nothing is mounted on {}", path.display())))?;
-    let fs =
-        rustix::fs::statvfs(path).map_err(|e| Error::io(format!("statistics of {}", path.display()), e))?;
+    let own = !mount.fs_type.starts_with("nfs");
+    let fs = match rustix::fs::statvfs(path) {
+        Err(errno) if own && is_shut_down(&errno.into()) => {
+            let (bytes, condition) = (Usage::default(), Condition::abnormal(SHUT_DOWN));
+            return Ok(VolumeStats { bytes, inodes: None, condition, block: false });
+        }
+        other => other.map_err(|e| Error::io(format!("statistics of {}", path.display()), e))?,
+    };
     let bytes = Usage {
         total: fs.f_blocks * fs.f_frsize,
         used: fs.f_blocks.saturating_sub(fs.f_bfree) * fs.f_frsize,
@@ -58,25 +67,10 @@ pub fn stats(path: &Path) -> Result<VolumeStats> {
     };
     let inodes =
         Usage { total: fs.f_files, used: fs.f_files.saturating_sub(fs.f_ffree), available: fs.f_favail };
-    Ok(VolumeStats { bytes, inodes: Some(inodes), condition: condition(&mount), block: false })
+    let condition = if own && shut { Condition::abnormal(SHUT_DOWN) } else { condition(&mount) };
+    Ok(VolumeStats { bytes, inodes: Some(inodes), condition, block: false })
 }
 
-/// A file system that the kernel has made read only, or a device whose file is gone.
-fn condition(mount: &Mount<'_>) -> Condition {
-    if mount.is_super_read_only() && !mount.has_option("ro") {
-        let text = "the kernel has made the file system read only, usually after an I/O error; see the kernel's log, \
-                    then unstage and stage the volume so that it is checked";
-        return Condition::abnormal(text);
-    }
-    let gone = loopdev::all().unwrap_or_default().into_iter().find(|(device, file)| {
-        device.as_os_str() == mount.source && file.to_string_lossy().ends_with(" (deleted)")
-    });
-    match gone {
-        Some((device, file)) => Condition::abnormal(format!(
-            "the backing file of {} was removed: {}; copy the data away before the volume is unmounted",
-            device.display(),
-            file.display()
-        )),
-        None => Condition::healthy(),
-    }
+fn is_shut_down(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::UCLEAN))
 }

@@ -2,21 +2,27 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Mutex;
 
-use provisioners::local::LocalHost as _;
+use provisioners::local::{Lease, LocalHost as _, Sharing};
 use provisioners::{AccessMode, AccessType, Capability};
 
 use provisioners::NodeVolume;
 
 use super::*;
 
+mod freeing;
+mod hanging;
+mod health;
+mod restart;
+mod staging;
+
 const MIB: u64 = 1 << 20;
 
 /// A host, a scratch directory and a backing file; on drop all is unmounted and detached.
-struct Bench {
-    host: Host,
+pub(super) struct Bench {
+    pub(super) host: Host,
     dir: tempfile::TempDir,
     volume: NodeVolume,
     log: Notes,
@@ -27,17 +33,20 @@ struct Bench {
 struct Notes(Mutex<Vec<String>>);
 
 impl FormatLog for Notes {
-    fn begin(&self, fs: &str) -> Result<()> {
-        self.0.lock().unwrap().push(format!("begin {fs}"));
+    fn note(&self, note: &FsNote) -> Result<()> {
+        self.0.lock().unwrap().push(match note {
+            FsNote::Raw => "raw".to_owned(),
+            FsNote::Making { fs, .. } => format!("begin {fs}"),
+            FsNote::Made(fs) => format!("done {fs}"),
+        });
         Ok(())
     }
 
-    fn done(&self, fs: &str) -> Result<()> {
-        self.0.lock().unwrap().push(format!("done {fs}"));
-        Ok(())
+    fn stored(&self) -> Result<Option<Vec<(u64, u64)>>> {
+        Ok(None)
     }
 
-    fn attaching(&self, _: &[String]) -> Result<()> {
+    fn attaching(&self, _: &[String], _: bool) -> Result<()> {
         Ok(())
     }
 
@@ -46,9 +55,33 @@ impl FormatLog for Notes {
     }
 }
 
+/// Whether a write ends soon. The writer is a process of its own, so that a frozen file system cannot hang the test.
+pub fn writes(file: &Path) -> bool {
+    let mut child = Command::new("dd")
+        .args(["if=/dev/zero", "bs=4096", "count=1", "conv=fsync"])
+        .arg(format!("of={}", file.display()))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    for _ in 0..100 {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.success();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // A writer that waits for the thaw cannot be killed; it ends with it.
+    false
+}
+
+/// csi-driver as it was built beside this test.
+fn helper() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("csi-driver")
+}
+
 impl Bench {
     /// `None`, and why, when this process is not root.
-    fn new(size: u64) -> Option<Self> {
+    pub(super) fn new(size: u64) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skip: loop devices and mounts need root");
             return None;
@@ -56,7 +89,13 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let backing = dir.path().canonicalize().unwrap().join("disk.img");
         File::create(&backing).unwrap().set_len(size).unwrap();
-        let options = HostOptions { state_dir: dir.path().join("state"), ..HostOptions::default() };
+        let state_dir = dir.path().canonicalize().unwrap().join("state");
+        let options = HostOptions {
+            state_dir,
+            volume_roots: vec![dir.path().into()],
+            helper: helper(),
+            ..HostOptions::default()
+        };
         let volume = NodeVolume {
             access: Access::LoopFile { path: backing },
             size: Some(size),
@@ -64,21 +103,29 @@ impl Bench {
             mkfs_options: Vec::new(),
             root_mode: Some(0o750),
             formatted: None,
-            formatting: false,
+            raw: false,
+            vouched: None,
+            permit: provisioners::Permit::default(),
         };
         Some(Self { host: Host::new(options), dir, volume, log: Notes::default() })
     }
 
-    fn backing(&self) -> &Path {
+    /// The backing file's loop device.
+    fn attach(&self) -> PathBuf {
+        let _lease = Lease::take(&Ctx::new(), self.backing(), Sharing::Alone).unwrap();
+        loopdev::attach(self.backing(), false, &self.host.label()).unwrap().0
+    }
+
+    pub(super) fn backing(&self) -> &Path {
         let Access::LoopFile { path } = &self.volume.access else { unreachable!() };
         path
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().canonicalize().unwrap().join(name)
     }
 
-    fn stage(&self, fs: &str) -> Result<()> {
+    pub(super) fn stage(&self, fs: &str) -> Result<()> {
         self.stage_as(&mount_capability(fs, AccessMode::SingleNodeWriter))
     }
 
@@ -88,7 +135,7 @@ impl Bench {
         self.host.stage(&Ctx::new(), &request, &self.log)
     }
 
-    fn unstage(&self) -> Result<()> {
+    pub(super) fn unstage(&self) -> Result<()> {
         self.host.unstage(&Ctx::new(), Some(&self.volume.access), &self.path("staging"))
     }
 
@@ -115,9 +162,9 @@ impl Drop for Bench {
         for mount in mounts::select(|m| m.target.starts_with(&below)).unwrap().iter().rev() {
             let _ = rustix::mount::unmount(&*mount.target, rustix::mount::UnmountFlags::DETACH);
         }
-        for (device, file) in loopdev::all().unwrap() {
-            if file.starts_with(&below) {
-                let _ = loopdev::detach(&device);
+        for it in loopdev::all().unwrap() {
+            if it.shown.starts_with(&below) {
+                let _ = loopdev::detach(&it.device, || Ok(true));
             }
         }
     }
@@ -158,13 +205,15 @@ fn another_file_system_is_named() {
 fn a_device_that_cannot_be_read_is_refused() {
     let Some(bench) = Bench::new(64 * MIB) else { return };
     bench.write(0, &[0; 4096]);
-    let device = loopdev::attach(bench.backing(), false).unwrap();
+    let device = bench.attach();
     // The device keeps its size; what it reads past the new end of the file is an I/O error.
     File::options().write(true).open(bench.backing()).unwrap().set_len(MIB).unwrap();
-    let content = probe::probe(&File::open(&device).unwrap(), 64 * MIB, None);
+    let device_file = File::open(&device).unwrap();
+    let content = probe::probe(&Ctx::new(), &device_file, 64 * MIB, &probe::Known::Nothing);
+    drop(device_file);
     let error = content.unwrap_err().to_string();
     assert!(error.contains("could not be read") && error.contains("not formatting"), "{error}");
-    loopdev::detach(&device).unwrap();
+    loopdev::detach(&device, || Ok(true)).unwrap();
     assert!(
         bench.stage("ext4").unwrap_err().to_string().contains("its record says"),
         "the size is wrong, too"
@@ -187,26 +236,84 @@ fn formatted_once_and_blank_now_is_refused() {
         return;
     };
     bench.volume.formatted = Some("ext4".into());
-    bench.refused("ext4", &["formatted with ext4 before", "not formatting it again"]);
+    bench.refused("ext4", &["formatted with ext4 before", "not formatting"]);
 }
 
+/// The driver was killed after the stamp and before mkfs: nothing but the stamp is there, and it is begun again.
 #[test]
-fn an_interrupted_format_is_begun_again() {
-    let Some(mut bench) = Bench::new(64 * MIB) else {
+fn a_format_that_wrote_nothing_is_begun_again() {
+    let Some(bench) = Bench::new(64 * MIB) else {
         return;
     };
-    bench.volume.formatting = true;
-    bench.write(8 * MIB, b"half a file system");
+    let file = File::options().read(true).write(true).open(bench.backing()).unwrap();
+    format::Stamp::new("v", "ext4").write(&file).unwrap();
     bench.stage("ext4").unwrap();
     assert_eq!(*bench.log.0.lock().unwrap(), ["begin ext4", "done ext4"]);
     bench.unstage().unwrap();
+    assert_eq!(format::Stamp::read(&file, 64 * MIB).unwrap(), None, "the stamp was left");
+}
+
+#[test]
+fn half_a_file_system_is_refused_unless_an_operator_gives_it_up() {
+    let Some(mut bench) = Bench::new(64 * MIB) else {
+        return;
+    };
+    bench.volume.permit.how = "say CODE".into();
+    bench.write(8 * MIB, b"half a file system");
+    bench.refused("ext4", &["unknown data at byte 8388608", "not formatting", "say "]);
+    let error = bench.stage("ext4").unwrap_err().to_string();
+    bench.volume.permit.code = error.rsplit_once("say ").map(|(_, code)| code.to_owned());
+    bench.stage("ext4").unwrap();
+    assert_eq!(*bench.log.0.lock().unwrap(), ["begin ext4", "done ext4"]);
+    bench.unstage().unwrap();
+}
+
+/// mkfs goes on after its driver was killed: nobody touches the device until it has ended.
+#[test]
+fn a_device_that_somebody_formats_is_left_alone() {
+    let Some(bench) = Bench::new(64 * MIB) else { return };
+    let device = bench.attach();
+    let mut orphan = Command::new("sh")
+        .args(["-c", "exec sleep 60"])
+        .stdin(std::process::Stdio::from({
+            let lock = File::open(&device).unwrap();
+            rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+            lock
+        }))
+        .spawn()
+        .unwrap();
+    let error = bench.stage("ext4").unwrap_err();
+    assert!(matches!(&error, Error::Unavailable(why) if why.contains("is in use by")), "{error}");
+    assert!(bench.log.0.lock().unwrap().is_empty());
+    orphan.kill().unwrap();
+    orphan.wait().unwrap();
+    bench.stage("ext4").unwrap();
+    bench.unstage().unwrap();
+}
+
+#[test]
+fn what_was_a_raw_block_device_is_noted_and_never_formatted() {
+    let Some(mut bench) = Bench::new(64 * MIB) else { return };
+    let block = Capability { access: AccessType::Block, mode: AccessMode::SingleNodeWriter };
+    bench.stage_as(&block).unwrap();
+    assert_eq!(*bench.log.0.lock().unwrap(), ["raw"]);
+    bench.unstage().unwrap();
+    bench.log.0.lock().unwrap().clear();
+    bench.volume.raw = true;
+    bench.refused("ext4", &["used as a raw block device before", "not formatting"]);
 }
 
 #[test]
 fn a_read_only_stage_makes_nothing_and_later_mounts_read_only() {
     let Some(bench) = Bench::new(64 * MIB) else { return };
     let reader = mount_capability("ext4", AccessMode::SingleNodeReaderOnly);
-    assert!(bench.stage_as(&reader).unwrap_err().to_string().contains("blank and asked for read-only"));
+    assert!(
+        bench
+            .stage_as(&reader)
+            .unwrap_err()
+            .to_string()
+            .contains("holds nothing and was asked for read-only")
+    );
     bench.stage("ext4").unwrap();
     assert_eq!(bench.stage_as(&reader).unwrap_err().label(), "already_exists", "it is staged read-write");
     bench.unstage().unwrap();
@@ -260,14 +367,15 @@ fn ext4_grows_when_it_is_staged_and_says_what_it_lacks_when_mounted() {
     bench.stage("ext4").unwrap();
     File::options().write(true).open(bench.backing()).unwrap().set_len(128 * MIB).unwrap();
     bench.volume.size = Some(128 * MIB);
-    match bench.host.expand(&Ctx::new(), &bench.volume.access, bench.volume.size, &bench.path("staging")) {
+    match bench.host.expand(&Ctx::new(), "v", &bench.volume.access, bench.volume.size, &bench.path("staging"))
+    {
         Ok(size) => assert_eq!(size, Some(128 * MIB), "this process has CAP_SYS_RESOURCE"),
         Err(error) => assert!(error.to_string().contains("CAP_SYS_RESOURCE"), "{error}"),
     }
     bench.unstage().unwrap();
     bench.volume.formatted = Some("ext4".into());
     bench.stage("ext4").unwrap();
-    let total = bench.host.stats(&bench.path("staging")).unwrap().bytes.total;
+    let total = bench.host.stats("v", &bench.volume.access, &bench.path("staging")).unwrap().bytes.total;
     assert!(total > 100 * MIB, "{total}");
     bench.unstage().unwrap();
 }
@@ -275,14 +383,13 @@ fn ext4_grows_when_it_is_staged_and_says_what_it_lacks_when_mounted() {
 #[test]
 fn a_device_is_found_again_by_its_file_and_never_doubled() {
     let Some(bench) = Bench::new(MIB) else { return };
-    let device = loopdev::attach(bench.backing(), false).unwrap();
+    let device = bench.attach();
     std::thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| assert_eq!(loopdev::attach(bench.backing(), false).unwrap(), device));
+            scope.spawn(|| assert_eq!(bench.attach(), device));
         }
     });
-    let over = |(_, file): &(PathBuf, PathBuf)| file == bench.backing();
-    assert_eq!(loopdev::all().unwrap().iter().filter(|d| over(d)).count(), 1);
+    assert_eq!(loopdev::all().unwrap().iter().filter(|it| it.shown == bench.backing()).count(), 1);
     assert!(bench.host.release(bench.backing()).unwrap().is_empty());
     assert_eq!(loopdev::find(bench.backing()).unwrap(), None);
 }
@@ -290,12 +397,12 @@ fn a_device_is_found_again_by_its_file_and_never_doubled() {
 #[test]
 fn an_open_device_is_refused_with_the_name_of_its_user() {
     let Some(bench) = Bench::new(MIB) else { return };
-    let device = loopdev::attach(bench.backing(), false).unwrap();
+    let device = bench.attach();
     let open = File::open(&device).unwrap();
-    let error = loopdev::detach(&device).unwrap_err().to_string();
+    let error = loopdev::detach(&device, || Ok(true)).unwrap_err().to_string();
     assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
     drop(open);
-    loopdev::detach(&device).unwrap();
+    loopdev::detach(&device, || Ok(true)).unwrap();
 }
 
 #[test]
@@ -329,65 +436,4 @@ fn a_read_only_publication_cut_short_is_finished() {
     assert!(fs::write(target.join("x"), "x").is_err());
     bench.host.unpublish(&Ctx::new(), &target).unwrap();
     bench.unstage().unwrap();
-}
-
-#[test]
-fn a_frozen_file_system_thaws_on_resume_on_time_and_by_the_next_start() {
-    let Some(bench) = Bench::new(64 * MIB) else { return };
-    bench.stage("ext4").unwrap();
-    let files = [bench.backing().to_path_buf()];
-    let quiet = bench.host.quiesce(&files, Duration::from_secs(60)).unwrap();
-    assert!(!can_write(&bench), "it is frozen");
-    quiet.resume().unwrap();
-    assert!(can_write(&bench));
-
-    let quiet = bench.host.quiesce(&files, Duration::from_millis(50)).unwrap();
-    std::thread::sleep(Duration::from_millis(200));
-    assert!(can_write(&bench), "the time is over");
-    assert_eq!(quiet.resume().unwrap_err().label(), "deadline");
-
-    drop(bench.host.quiesce(&files, Duration::from_secs(60)).unwrap());
-    assert!(can_write(&bench), "dropped without resume");
-
-    // Frozen by a process that is gone, with its child: the marker is what is left.
-    let staging = bench.path("staging");
-    fs::create_dir_all(bench.path("state/frozen")).unwrap();
-    fs::write(bench.path("state/frozen/dead"), format!("{}\n", staging.display())).unwrap();
-    assert!(Command::new("fsfreeze").arg("-f").arg(&staging).status().unwrap().success());
-    assert_eq!(bench.host.recover().unwrap(), [format!("thawed {}", staging.display())]);
-    assert!(can_write(&bench));
-    assert_eq!(fs::read_dir(bench.path("state/frozen")).unwrap().count(), 0);
-    bench.unstage().unwrap();
-}
-
-/// Whether a write ends soon. The writer is a process of its own, so that a frozen file system cannot hang the test.
-fn can_write(bench: &Bench) -> bool {
-    let file = bench.path("staging/probe");
-    let mut child = Command::new("dd")
-        .args(["if=/dev/zero", "bs=4096", "count=1", "conv=fsync"])
-        .arg(format!("of={}", file.display()))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    for _ in 0..100 {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.success();
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    // A writer that waits for the thaw cannot be killed; it ends with it.
-    false
-}
-
-/// A loop device keeps the flag that a read-only raw volume has set, also for the next file that it is given.
-#[test]
-fn a_device_that_is_still_read_only_is_made_writable() {
-    let Some(bench) = Bench::new(64 * MIB) else { return };
-    let device = loopdev::attach(bench.backing(), false).unwrap();
-    device::set_read_only(&bench.host.tools, &Ctx::new(), &device, true).unwrap();
-    assert!(device::is_read_only(&device));
-    bench.stage("ext4").unwrap();
-    assert!(!device::is_read_only(&device));
-    fs::write(bench.path("staging").join("data"), "written").unwrap();
 }

@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use csi_proto::v1 as pb;
+use prost::Message as _;
 use provisioners::{
-    Access, Capability, Error, NodeAccess, NodeRequest, NodeVolume, Result, Secrets, StringMap, VolumeId,
+    Access, AccessType, Capability, CapacityRange, Ctx, Error, FsNote, NodeAccess, NodeRequest, NodeVolume,
+    Result, Secrets, StringMap, VolumeId,
 };
 use tokio::runtime::Handle;
 
 use crate::convert::{self, bytes};
 use crate::driver::Service;
-use crate::flight::Hold;
+use crate::flight::{Hold, Mode, Operation};
 use crate::host::{FormatLog, PublishRequest, StageRequest, Usage, VolumeStats};
 use crate::validate;
 
@@ -23,13 +25,17 @@ impl Service {
         let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         let staging = validate::path("staging_target_path", &request.staging_target_path)?.to_path_buf();
-        let capability = self.node_capability(request.volume_capability.as_ref())?;
+        let capability = validate::capability("volume_capability", request.volume_capability.as_ref())?;
+        validate::map("publish_context", &request.publish_context)?;
+        validate::map("volume_context", &request.volume_context)?;
+        self.within_capabilities(&capability)?;
         let (service, context) = (self.clone(), request.volume_context.clone());
         let publish_context = request.publish_context.clone();
-        let holds = vec![Hold::Exclusive(key(&id))];
+        let holds = vec![self.hold_volume(Mode::Alone, &id)];
         self.single("NodeStageVolume", &request, holds, |ctx| async move {
             let volume = service.access(&id, &context, &publish_context, &secrets).await?;
             let log = Log {
+                secrets,
                 node: service.backend.node.clone(),
                 id: id.clone(),
                 access: volume.access.clone(),
@@ -54,7 +60,7 @@ impl Service {
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         let staging = validate::path("staging_target_path", &request.staging_target_path)?.to_path_buf();
         let service = self.clone();
-        let holds = vec![Hold::Exclusive(key(&id))];
+        let holds = vec![self.hold_volume(Mode::Alone, &id)];
         self.single("NodeUnstageVolume", &request, holds, |ctx| async move {
             let access = match service.backend.node.held(&id).await {
                 Ok(access) => Some(access),
@@ -74,11 +80,18 @@ impl Service {
         request.secrets.clear();
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         let target = validate::path("target_path", &request.target_path)?.to_path_buf();
-        let staging = staging(&request.staging_target_path)?;
-        let capability = self.node_capability(request.volume_capability.as_ref())?;
+        let staging = validate::optional_path("staging_target_path", &request.staging_target_path)?;
+        let capability = validate::capability("volume_capability", request.volume_capability.as_ref())?;
+        validate::map("publish_context", &request.publish_context)?;
+        validate::map("volume_context", &request.volume_context)?;
+        // What is no longer a matter of form is FAILED_PRECONDITION.
+        let staging = staging.ok_or_else(not_staged)?.to_path_buf();
+        self.within_capabilities(&capability)?;
         let read_only = request.readonly || capability.mode.is_read_only();
         let service = self.clone();
-        let holds = vec![Hold::Shared(key(&id)), Hold::Exclusive(format!("path {}", target.display()))];
+        // A mounted file system is bound once more; a raw device's user begins to write.
+        let mode = if capability.access == AccessType::Block { Mode::Open } else { Mode::Bind };
+        let holds = vec![self.hold_volume(mode, &id), Hold::path(&target)];
         self.single("NodePublishVolume", &request, holds, |ctx| async move {
             let access = service.backend.node.held(&id).await?;
             blocking(move || {
@@ -106,7 +119,7 @@ impl Service {
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         let target = validate::path("target_path", &request.target_path)?.to_path_buf();
         let service = self.clone();
-        let holds = vec![Hold::Shared(key(&id)), Hold::Exclusive(format!("path {}", target.display()))];
+        let holds = vec![self.hold_volume(Mode::Bind, &id), Hold::path(&target)];
         self.single("NodeUnpublishVolume", &request, holds, |ctx| async move {
             blocking(move || service.host.unpublish(&ctx, &target)).await
         })
@@ -114,20 +127,26 @@ impl Service {
         Ok(pb::NodeUnpublishVolumeResponse {})
     }
 
-    /// NodeGetVolumeStats. It takes no hold: a volume that hangs must not make kubelet's other calls wait.
+    /// NodeGetVolumeStats. It takes no hold: a volume that hangs must not make kubelet's other calls wait. Kubelet asks
+    /// again and again, so equal questions join, and a few of them hang at most: they have places and a time of their
+    /// own.
     pub(super) async fn stats(
         &self,
-        request: pb::NodeGetVolumeStatsRequest,
+        mut request: pb::NodeGetVolumeStatsRequest,
     ) -> Result<pb::NodeGetVolumeStatsResponse> {
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         validate::text("volume_path", &request.volume_path, validate::MAX_PATH)?;
-        let access = self.backend.node.held(&id).await?;
-        let (host, path) = (self.host.clone(), request.volume_path.clone());
-        let stats = blocking(move || {
-            host.require(&id.0, &access, Path::new(&path))?;
-            host.stats(validate::path("volume_path", &path)?)
-        })
-        .await?;
+        validate::optional_path("staging_target_path", &request.staging_target_path)?;
+        request.staging_target_path.clear();
+        let (service, path) = (self.clone(), request.volume_path.clone());
+        let operation =
+            Operation { name: "NodeGetVolumeStats", request: request.encode_to_vec(), holds: Vec::new() };
+        let stats = self.questions.run(operation, |ctx| async move {
+            ctx.stage(format!("looking at {path}"));
+            let access = service.backend.node.held(&id).await?;
+            blocking(move || service.host.stats(&id.0, &access, Path::new(&path))).await
+        });
+        let stats = stats.await?;
         Ok(pb::NodeGetVolumeStatsResponse {
             volume_condition: Some(convert::condition(&stats.condition)),
             usage: usage(&stats),
@@ -141,30 +160,43 @@ impl Service {
         let secrets = Secrets::new(std::mem::take(&mut request.secrets));
         let id = VolumeId(validate::volume_id(&request.volume_id)?.to_owned());
         validate::text("volume_path", &request.volume_path, validate::MAX_PATH)?;
-        let (access, size) = self.present(&id, &secrets).await?;
-        if let Access::Cinder(_) = access {
-            // The other backends have asked their server, or looked at their directory.
-            let (host, access, name) = (self.host.clone(), access.clone(), id.0.clone());
-            blocking(move || host.require(&name, &access, Path::new("/"))).await?;
-        }
-        let path = validate::path("volume_path", &request.volume_path)?.to_path_buf();
+        validate::optional_path("staging_target_path", &request.staging_target_path)?;
         let range = validate::range(request.capacity_range.as_ref())?;
+        if let Some(capability) = &request.volume_capability {
+            validate::capability("volume_capability", Some(capability))?;
+        }
+        validate::ordered(range)?;
+        let (service, path) = (self.clone(), PathBuf::from(&request.volume_path));
+        let holds = vec![self.hold_volume(Mode::Alone, &id)];
+        let capacity = self
+            .single("NodeExpandVolume", &request, holds, |ctx| async move {
+                service.expand_present(&ctx, id, range, path, &secrets).await
+            })
+            .await?;
+        Ok(pb::NodeExpandVolumeResponse { capacity_bytes: bytes(capacity) })
+    }
+
+    /// Grows a volume that is on this node; its size then, 0 if that is not known.
+    async fn expand_present(
+        &self,
+        ctx: &Ctx,
+        id: VolumeId,
+        range: CapacityRange,
+        path: PathBuf,
+        secrets: &Secrets,
+    ) -> Result<u64> {
+        let (access, size) = self.present(&id, secrets).await?;
         if let Some(size) = size.filter(|size| *size < range.required) {
             return Err(Error::OutOfRange(format!(
                 "capacity_range: volume {id} has {size} bytes, {} are required; expand it at the controller first",
                 range.required
             )));
         }
-        let service = self.clone();
-        let holds = vec![Hold::Exclusive(key(&id))];
         // Without leave to ask the server, the caller's word is what the controller has confirmed.
         let wanted = size.or(Some(range.required).filter(|size| *size > 0));
-        let capacity = self
-            .single("NodeExpandVolume", &request, holds, |ctx| async move {
-                blocking(move || service.host.expand(&ctx, &access, wanted, &path)).await
-            })
-            .await?;
-        Ok(pb::NodeExpandVolumeResponse { capacity_bytes: bytes(capacity.or(size).unwrap_or(0)) })
+        let (host, ctx) = (self.host.clone(), ctx.clone());
+        let capacity = blocking(move || host.expand(&ctx, &id.0, &access, wanted, &path)).await?;
+        Ok(capacity.or(size).unwrap_or(0))
     }
 
     /// A volume that is on this node, with its size if the server can be asked: a node may have no key of its own.
@@ -179,14 +211,10 @@ impl Service {
         }
     }
 
-    fn node_capability(&self, capability: Option<&pb::VolumeCapability>) -> Result<Capability> {
-        let capability = validate::capability("volume_capability", capability)?;
-        // "Exceeds capabilities" of NodeStageVolume and NodePublishVolume is FAILED_PRECONDITION.
-        self.backend
-            .provisioner
-            .supports(&capability)
-            .map_err(|e| Error::Refused(format!("volume_capability: {e}")))?;
-        Ok(capability)
+    /// "Exceeds capabilities" of NodeStageVolume and NodePublishVolume is FAILED_PRECONDITION.
+    fn within_capabilities(&self, capability: &Capability) -> Result<()> {
+        let refused = |e| Error::Refused(format!("volume_capability: {e}"));
+        self.backend.provisioner.supports(capability).map_err(refused)
     }
 
     async fn access(
@@ -200,20 +228,15 @@ impl Service {
     }
 }
 
-fn key(id: &VolumeId) -> String {
-    format!("volume {id} on this node")
+/// A publish without a staging path is FAILED_PRECONDITION by the specification ("Staging target path not set").
+fn not_staged() -> Error {
+    let text =
+        "staging_target_path: is required, because this driver stages volumes; call NodeStageVolume first";
+    Error::Refused(text.into())
 }
 
-/// The staging path of a publish: missing is FAILED_PRECONDITION by the specification ("Staging target path not set").
-fn staging(path: &str) -> Result<PathBuf> {
-    if path.is_empty() {
-        let text = "staging_target_path: is required, because this driver stages volumes; call NodeStageVolume first";
-        return Err(Error::Refused(text.into()));
-    }
-    validate::path("staging_target_path", path).map(PathBuf::from)
-}
-
-/// Runs work that blocks on a thread for it; a panic there is an internal error.
+/// Runs work that blocks on a thread for it; a panic there is an internal error. Only from within an operation: their
+/// places bound how many threads of a driver can hang.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
@@ -232,8 +255,9 @@ fn usage(stats: &VolumeStats) -> Vec<pb::VolumeUsage> {
     std::iter::once(entry(&stats.bytes, Unit::Bytes)).chain(inodes).collect()
 }
 
-/// Writes the begin and the end of a format into the volume's record.
+/// Writes what is done with a volume into its record.
 struct Log {
+    secrets: Secrets,
     node: Arc<dyn NodeAccess>,
     id: VolumeId,
     access: Access,
@@ -241,16 +265,16 @@ struct Log {
 }
 
 impl FormatLog for Log {
-    fn begin(&self, fs: &str) -> Result<()> {
-        self.runtime.block_on(self.node.formatted(&self.id, fs, false))
+    fn note(&self, note: &FsNote) -> Result<()> {
+        self.runtime.block_on(self.node.note(&self.id, note))
     }
 
-    fn done(&self, fs: &str) -> Result<()> {
-        self.runtime.block_on(self.node.formatted(&self.id, fs, true))
+    fn stored(&self) -> Result<Option<Vec<(u64, u64)>>> {
+        self.runtime.block_on(self.node.stored(&self.id, &self.secrets))
     }
 
-    fn attaching(&self, clients: &[String]) -> Result<()> {
-        self.runtime.block_on(self.node.attaching(&self.id, clients))
+    fn attaching(&self, clients: &[String], alone: bool) -> Result<()> {
+        self.runtime.block_on(self.node.attaching(&self.id, &self.access, clients, alone))
     }
 
     fn attached(&self, client: Option<&str>) -> Result<()> {

@@ -58,11 +58,14 @@ pub(super) struct CinderVolume {
     pub(super) size: u64,
     pub(super) availability_zone: Option<String>,
     pub(super) created_at: String,
+    pub(super) updated_at: Option<String>,
     pub(super) volume_type: Option<String>,
     pub(super) metadata: BTreeMap<String, String>,
     pub(super) multiattach: bool,
     pub(super) attachments: Vec<Attached>,
     pub(super) migration_status: Option<String>,
+    /// The service that has it, from microversion [`super::session::SHOWS_SERVICE`] on.
+    pub(super) service_uuid: Option<String>,
 }
 thing!(CinderVolume, "volumes", "volume");
 
@@ -84,7 +87,19 @@ impl CinderVolume {
 
     /// Whether DeleteVolume was answered for it, and only its snapshots keep it.
     pub(super) fn is_marked(&self) -> bool {
-        self.metadata.contains_key(MARKED)
+        self.metadata.get(MARKED).is_some_and(|mark| self.is_own_mark(mark))
+    }
+
+    /// A backup keeps its volume's metadata and gives it to what is restored from it: such a copy of a mark, which is
+    /// older than the volume or has another's id, says nothing.
+    fn is_own_mark(&self, mark: &str) -> bool {
+        match mark.split_once(' ') {
+            Some((_, of)) => of == self.id,
+            None => {
+                let (made, since) = (time(&self.created_at), mark.parse::<Timestamp>());
+                since.is_ok_and(|since| made.is_none_or(|made| made <= since))
+            }
+        }
     }
 
     /// Whether it is attached to a server.
@@ -158,6 +173,21 @@ mod tests {
         assert_eq!((volume.name.as_deref(), volume.bytes()), (None, 2 << 30));
         let backup: CinderBackup = serde_json::from_str(r#"{"id": "x", "metadata": null}"#).unwrap();
         assert!(backup.metadata.is_empty());
+    }
+
+    #[test]
+    fn a5_a_mark_that_a_backup_brought_is_none() {
+        let volume = |mark: &str| CinderVolume {
+            id: "a".into(),
+            created_at: "2026-11-21T13:52:35.000000".into(),
+            metadata: [(MARKED.to_owned(), mark.to_owned())].into(),
+            ..CinderVolume::default()
+        };
+        assert!(volume("2026-11-21T13:52:36Z a").is_marked());
+        assert!(volume("2026-11-21T13:52:36Z").is_marked(), "one of an older driver");
+        for other in ["2026-11-21T13:52:36Z b", "2026-11-21T13:52:34Z", "", "x"] {
+            assert!(!volume(other).is_marked(), "{other:?}");
+        }
     }
 
     #[test]

@@ -11,9 +11,10 @@ use super::errors::Fault;
 use super::handle::is_uuid;
 use super::record::{PUBLISHED, Published};
 use super::session::MULTIATTACH;
+use super::status::advice;
 use super::store::{Found, Store, present};
 use super::watch::{For, parsed};
-use crate::record::Publication;
+use crate::record::{Publication, seal, unseal};
 use crate::{AccessType, Ctx, Error, NodeId, PublishRequest, Result, StringMap, VolumeId};
 
 /// How long an attachment that Nova has begun may stay `available` before it counts as failed.
@@ -43,7 +44,7 @@ impl Store {
             ctx.check()?;
             if found.volume.is_on(server) {
                 found.check_mode(server, &how)?;
-                return Ok(found.publish_context(server));
+                return found.publish_context(server).await;
             }
             if !is_uuid(server) {
                 return Err(Error::NotFound(format!(
@@ -51,16 +52,24 @@ impl Store {
                 )));
             }
             found.check_free(server, &how)?;
-            if found.needs_note(&how) {
+            if found.needs_note(&how)? {
                 found.note(server, &how).await?;
             }
+            let first = found.note_use(server, &how).await?;
             ctx.stage("asking Nova to attach it");
-            match found.ask_attach(server).await? {
+            let place = found.take_place(&self.attaching, server, self.config.max_disks).await?;
+            let asked = found.ask_attach(server).await?;
+            drop(place);
+            match asked {
                 Asked::Again => tokio::time::sleep(BUSY).await,
                 Asked::Begun => {
                     if let Some(volume) = found.wait_attached(ctx, server).await? {
                         tracing::info!(volume = %id, %server, "attached");
-                        return Ok(Found { volume, ..found }.publish_context(server));
+                        let mut attached = Found { volume, ..found };
+                        if let Some(first) = &first {
+                            attached.confirm_first(server, first).await?;
+                        }
+                        return attached.publish_context(server).await;
                     }
                 }
             }
@@ -77,15 +86,17 @@ impl Store {
             self.detach(ctx, &found, attached).await?;
             tracing::info!(volume = %id, server = %attached.server_id, "detached");
         }
-        let noted = found.noted().is_some_and(|noted| node.is_none_or(|node| node.0 == noted.server));
-        if noted {
-            let path = format!("volumes/{}/metadata/{PUBLISHED}", found.handle.id);
-            match found.cloud.send(Ask::delete(Service::Volume, path)).await {
-                Err(fault) if !fault.is(404) => return Err(fault.doing(&format!("unpublishing volume {id}"))),
-                _ => {}
+        match found.noted() {
+            Ok(Some(noted)) if node.is_none_or(|node| node.0 == noted.server) => {
+                found.remove_metadata(PUBLISHED, &format!("unpublishing volume {id}")).await
+            }
+            Ok(_) => Ok(()),
+            // It may be of another publication, so it stays, and the next one says so; detaching does not need it.
+            Err(error) => {
+                tracing::warn!(volume = %id, %error, "the note of how the volume is published stays");
+                Ok(())
             }
         }
-        Ok(())
     }
 
     async fn detach(&self, ctx: &Ctx, found: &Found, attached: &Attached) -> Result<()> {
@@ -144,8 +155,8 @@ enum Left {
 impl Found {
     /// Published there already: as it is asked for now?
     fn check_mode(&self, server: &str, how: &Publication) -> Result<()> {
-        let noted = self.noted().filter(|noted| noted.server == server).map(|noted| noted.how);
-        let usual = self.try_record().ok().flatten().map(|record| record.usual);
+        let noted = self.noted()?.filter(|noted| noted.server == server).map(|noted| noted.how);
+        let usual = self.try_record()?.map(|record| record.usual);
         match noted.or(usual) {
             Some(has) if has != *how => Err(Error::AlreadyExists(format!(
                 "volume {} is published to node {server} as {has:?}, not as {how:?}; unpublish it first",
@@ -171,28 +182,29 @@ impl Found {
                 others.join(", ")
             )));
         }
-        if volume.status != "available" && volume.status != "in-use" {
-            return Err(Error::Refused(format!(
-                "volume {id} has status {:?} and cannot be attached; see `openstack volume show {}`",
-                volume.status, id.id
-            )));
+        if let Some(advice) = advice(volume) {
+            return Err(Error::Refused(format!("volume {id} cannot be attached: {advice}")));
         }
         Ok(())
     }
 
-    fn noted(&self) -> Option<Published> {
-        self.volume.metadata.get(PUBLISHED).and_then(|text| serde_json::from_str(text).ok())
+    /// How it was published last, if that is not what it was made for. A note that is damaged, or of a newer version, is
+    /// refused by the name of its key.
+    fn noted(&self) -> Result<Option<Published>> {
+        let what = || format!("metadata {PUBLISHED} of volume {}", self.handle);
+        let note = self.volume.metadata.get(PUBLISHED);
+        note.map(|text| unseal(&what(), text.as_bytes())).transpose()
     }
 
     /// As it was made to be used needs no note; a note of an earlier publication is put right.
-    fn needs_note(&self, how: &Publication) -> bool {
-        let usual = self.try_record().ok().flatten().is_none_or(|record| record.usual == *how);
-        !usual || self.volume.metadata.contains_key(PUBLISHED)
+    fn needs_note(&self, how: &Publication) -> Result<bool> {
+        let usual = self.try_record()?.is_none_or(|record| record.usual == *how);
+        Ok(self.noted()?.is_some() || !usual)
     }
 
     async fn note(&self, server: &str, how: &Publication) -> Result<()> {
         let note = Published { server: server.to_owned(), how: how.clone() };
-        let text = serde_json::to_string(&note).map_err(|e| Error::Internal(e.to_string()))?;
+        let text = String::from_utf8_lossy(&seal(&note)?).into_owned();
         self.set_metadata(PUBLISHED, text, &format!("noting how volume {} is published", self.handle)).await
     }
 
@@ -239,8 +251,9 @@ impl Found {
                 "in-use" if volume.is_on(server) => Some(Ok(Some(volume.clone()))),
                 "available" | "in-use" if begun.elapsed() > BEGINS => Some(Ok(None)),
                 status if status.starts_with("error") => Some(Err(Error::Refused(format!(
-                    "attaching volume {} to server {server}: it has status {status:?}",
-                    self.handle
+                    "attaching volume {} to server {server}: {}",
+                    self.handle,
+                    advice(volume).unwrap_or_default()
                 )))),
                 _ => None,
             }
@@ -268,8 +281,8 @@ impl Found {
             Ok(mut value) => {
                 parsed(value["server"].take()).map(Some).map_err(|f| f.doing("asking for a server"))
             }
-            Err(fault) if fault.is(404) => Ok(None),
-            Err(fault) => Err(fault.doing(&format!("asking for server {server}"))),
+            Err(fault) if fault.is_gone(server) => Ok(None),
+            Err(fault) => Err(fault.unless_gone(server).doing(&format!("asking for server {server}"))),
         }
     }
 
@@ -328,13 +341,18 @@ impl Found {
     }
 
     /// What the node is told: it has no credentials to look it up.
-    fn publish_context(&self, server: &str) -> StringMap {
+    async fn publish_context(&self, server: &str) -> Result<StringMap> {
         let attached = self.volume.attachments.iter().find(|attached| attached.server_id == server);
         let device = attached.and_then(|attached| attached.device.clone()).unwrap_or_default();
-        StringMap::from([
+        let mut context = StringMap::from([
             ("volumeId".to_owned(), self.handle.id.clone()),
             ("bytes".to_owned(), self.volume.bytes().to_string()),
             ("device".to_owned(), device),
-        ])
+        ]);
+        self.content_context(server, &mut context);
+        if let Some(code) = self.take_permit().await? {
+            context.insert("allowFormat".into(), code);
+        }
+        Ok(context)
     }
 }

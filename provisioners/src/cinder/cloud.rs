@@ -2,7 +2,7 @@
 //! that is safe.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -12,9 +12,9 @@ use serde_json::Value;
 use super::answer::{CinderBackup, CinderSnapshot, CinderVolume};
 use super::config::CinderCloud;
 use super::errors::{Fault, message};
-use super::session::{Connected, Raw};
+use super::session::{Connected, Place, Raw};
 use super::watch::Watch;
-use crate::Result;
+use crate::{Error, Result};
 
 /// How long a request is repeated.
 const BUDGET: Duration = Duration::from_secs(20);
@@ -85,6 +85,8 @@ pub(super) struct Cloud {
     pub(super) prefix: Option<String>,
     timeout: Duration,
     connected: tokio::sync::Mutex<Option<Arc<Connected>>>,
+    /// Where it was when it was first connected to.
+    place: OnceLock<Place>,
     /// The cloud's clock less ours, in milliseconds.
     skew: AtomicI64,
     pub(super) counts: Counts,
@@ -102,6 +104,7 @@ impl Cloud {
             prefix,
             timeout,
             connected: tokio::sync::Mutex::default(),
+            place: OnceLock::new(),
             skew: AtomicI64::new(0),
             counts: Counts::default(),
             volumes: Watch::default(),
@@ -119,9 +122,28 @@ impl Cloud {
         }
         self.counts.logins.fetch_add(1, Ordering::Relaxed);
         let connected = Arc::new(Connected::new(&self.spec, self.timeout).await?);
+        self.require_place(&connected.place())?;
         tracing::info!(cloud = %self.spec.name, versions = %connected.versions(), "connected");
         *held = Some(connected.clone());
         Ok(connected)
+    }
+
+    /// Another project, or another Cinder, has none of the volumes that this process knows, and would say so of each:
+    /// [`Error::Unavailable`].
+    fn require_place(&self, now: &Place) -> Result<()> {
+        let first = self.place.get_or_init(|| now.clone());
+        if first == now {
+            return Ok(());
+        }
+        Err(Error::Unavailable(format!(
+            "cloud {}: Keystone now gives project {} and Cinder at {}, and it was project {} and Cinder at {}; nothing is \
+             asked there, for what is not found in another place is not gone. If this is meant, restart the driver",
+            self.spec.name,
+            now.project.as_deref().unwrap_or("none"),
+            now.volume,
+            first.project.as_deref().unwrap_or("none"),
+            first.volume
+        )))
     }
 
     /// Lets a session go whose token is refused.
@@ -145,7 +167,7 @@ impl Cloud {
         loop {
             let connected = self.connected().await?;
             let raw = self.once(&connected, &ask).await;
-            if matches!(&raw, Ok(raw) if raw.status == 401) && !renewed {
+            if matches!(&raw, Ok(raw) if raw.status == 401 && raw.is_services()) && !renewed {
                 renewed = true;
                 self.forget(&connected).await;
                 continue;
@@ -193,6 +215,9 @@ fn judge(ask: &Ask, raw: Result<Raw, Fault>, pause: Duration) -> (Result<Value, 
         }
     };
     if (200..300).contains(&raw.status) {
+        if raw.body.is_empty() && ask.method == Method::GET {
+            return (Err(Fault::Lost("an empty answer".into())), safe.then_some(pause));
+        }
         if raw.body.is_empty() {
             return (Ok(Value::Null), None);
         }
@@ -213,7 +238,12 @@ fn judge(ask: &Ask, raw: Result<Raw, Fault>, pause: Duration) -> (Result<Value, 
         // A proxy that asks to come later has not passed it on.
         503 if later.is_some() => (Err(Fault::Status(503, text)), later),
         500..=599 => (Err(Fault::Lost(format!("HTTP {}: {text}", raw.status))), None),
-        status => (Err(Fault::Status(status, text)), None),
+        status if raw.is_services() => (Err(Fault::Status(status, text)), None),
+        // Of what there is, only the service itself knows.
+        status => {
+            let why = format!("HTTP {status} of something before the service: {text}");
+            (Err(Fault::Lost(why)), safe.then_some(pause))
+        }
     }
 }
 
@@ -232,9 +262,22 @@ mod tests {
             status,
             retry_after: retry_after.map(Duration::from_secs),
             date: None,
+            from_service: true,
             body: body.as_bytes().to_vec(),
         };
         judge(&ask, Ok(raw), PAUSE)
+    }
+
+    #[test]
+    fn a5_another_project_or_cinder_is_not_asked() {
+        let cloud = Cloud::new(CinderCloud::default(), None, PAUSE);
+        let place =
+            |project: &str, volume: &str| Place { project: Some(project.into()), volume: volume.into() };
+        cloud.require_place(&place("p", "http://a/v3")).unwrap();
+        cloud.require_place(&place("p", "http://a/v3")).unwrap();
+        for other in [place("q", "http://a/v3"), place("p", "http://b/v3")] {
+            assert_eq!(cloud.require_place(&other).unwrap_err().label(), "unavailable");
+        }
     }
 
     #[test]
@@ -250,6 +293,34 @@ mod tests {
             assert_eq!(wait, None, "{status}");
         }
         assert_eq!(judged(Again::Safe, 404, None, "").1, None);
-        assert!(judged(Again::Safe, 202, None, "").0.unwrap().is_null());
+        let empty = Raw { status: 202, retry_after: None, date: None, from_service: true, body: Vec::new() };
+        assert!(judge(&Ask::delete(Service::Volume, "volumes/x"), Ok(empty), PAUSE).0.unwrap().is_null());
+    }
+
+    /// A gateway's, a proxy's or a portal's answer says nothing of what there is.
+    #[test]
+    fn a5_only_the_service_says_what_there_is() {
+        let page = "<html><h1>not here</h1></html>";
+        let raw = |status, body: &str, from_service| Raw {
+            status,
+            retry_after: None,
+            date: None,
+            from_service,
+            body: body.as_bytes().to_vec(),
+        };
+        let get = Ask::get(Service::Volume, "volumes/x");
+        for status in [302, 400, 401, 403, 404, 405, 409, 410] {
+            for body in [page, "", r#"{"message": "no route"}"#] {
+                let (outcome, wait) = judge(&get, Ok(raw(status, body, false)), PAUSE);
+                assert!(matches!(outcome, Err(Fault::Lost(_))), "{status} {body}: {outcome:?}");
+                assert_eq!(wait, Some(PAUSE));
+            }
+        }
+        for body in [page, ""] {
+            let (outcome, _) = judge(&get, Ok(raw(200, body, false)), PAUSE);
+            assert!(matches!(outcome, Err(Fault::Lost(_))), "{body}: {outcome:?}");
+        }
+        let (outcome, _) = judge(&get, Ok(raw(404, page, true)), PAUSE);
+        assert!(matches!(outcome, Err(Fault::Status(404, _))), "{outcome:?}");
     }
 }

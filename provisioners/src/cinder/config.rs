@@ -107,6 +107,11 @@ impl Default for CinderConfig {
 }
 
 impl CinderConfig {
+    /// The name of the cloud that handles do not name.
+    pub(super) fn first_cloud(&self) -> Option<&str> {
+        self.clouds.first().map(|cloud| cloud.name.as_str())
+    }
+
     /// Something that cannot be: [`Error::Invalid`].
     pub(super) fn check(&self) -> Result<()> {
         if self.controller && self.clouds.is_empty() {

@@ -12,11 +12,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::answer::{CinderBackup, CinderSnapshot, CinderVolume, Thing};
+use super::attempts::left_in_error;
+use super::blank::inherited;
 use super::cloud::{Ask, Cloud, Service};
 use super::errors::Fault;
-use super::handle::{Kind, parse_handle};
+use super::handle::{Kind, is_uuid};
 use super::plan::Plan;
-use super::record::{NAME, RECORD};
+use super::record::{ATTEMPT, NAME, RAW, RECORD};
+use super::status::advice;
 use super::store::{Found, Store, order, owner};
 use super::watch::{For, Round, parsed};
 use crate::size::{GIB, Unit, decide_for_source_in, decide_in};
@@ -44,16 +47,17 @@ impl Store {
             return self.finish(ctx, plan, found, since, false).await;
         }
         ctx.check()?;
-        let body = self.request(&cloud, plan).await?;
+        let attempt = self.attempts.begin();
+        let body = self.request(&cloud, plan, attempt.clone()).await?;
         ctx.check()?;
         ctx.stage("asking Cinder to make it");
         let made = match cloud.send(Ask::post(Service::Volume, "volumes", body)).await {
-            Ok(mut value) => parsed::<CinderVolume>(value["volume"].take()),
+            Ok(mut value) => parsed::<CinderVolume>(value["volume"].take()).and_then(named),
             Err(fault) => Err(fault),
         };
         let made = match made {
             Ok(volume) => Found::new(&cloud, volume),
-            Err(fault @ Fault::Lost(_)) => self.look_for(ctx, &cloud, plan, fault).await?,
+            Err(fault @ Fault::Lost(_)) => self.look_for(ctx, &cloud, plan, &attempt, fault).await?,
             Err(fault) if fault.is(404) && fault.says("olume type") => {
                 let problem = fault.doing("not found").to_string();
                 return Err(Error::invalid("parameters[\"type\"]", problem));
@@ -64,31 +68,31 @@ impl Store {
         self.finish(ctx, plan, made, since, true).await
     }
 
-    /// The volume that an earlier call has made. One that failed is removed; of several the oldest is it, and others
-    /// that nobody can have used are removed.
+    /// The volume that an earlier call has made: of several the oldest. One that failed is removed if an attempt of this
+    /// process has made it for nobody; any other may hold data and is an error. Twins are left, too: which of them was
+    /// handed out is not known.
     async fn made_before(&self, ctx: &Ctx, cloud: &Arc<Cloud>, plan: &Plan) -> Result<Option<Found>> {
         let mut all = self.of_name(cloud, plan).await?;
         if let Some(volume) = all.iter().find(|volume| volume.status == "deleting") {
             return Err(Error::Unavailable(format!(
-                "volume {} of the same name is being deleted; repeat the call",
-                volume.id
+                "volume {} of the same name is being deleted; repeat the call; {}",
+                volume.id,
+                advice(volume).unwrap_or_default()
             )));
         }
-        let failed: Vec<_> = all.iter().filter(|volume| volume.status == "error").cloned().collect();
-        for volume in failed {
+        let failed = |volume: &CinderVolume| volume.status.starts_with("error");
+        for volume in all.iter().filter(|volume| failed(volume) && self.attempts.made(*volume)) {
             ctx.stage("removing one that failed");
-            self.remove_unused(ctx, cloud, &volume).await?;
+            self.remove_own(ctx, cloud, &volume.id).await?;
         }
-        all.retain(|volume| volume.status != "error");
+        all.retain(|volume| !(failed(volume) && self.attempts.made(volume)));
         let mut all = all.into_iter();
         let Some(oldest) = all.next() else { return Ok(None) };
+        if failed(&oldest) {
+            return Err(left_in_error(&oldest, &plan.spec.name));
+        }
         for twin in all {
-            // Cinder's times can be whole seconds: of two made in one second neither is known to be the one in use.
-            if twin.created() > oldest.created() && twin.attachments.is_empty() && twin.status == "available"
-            {
-                tracing::warn!(volume = %twin.id, kept = %oldest.id, name = %plan.display, "removing an empty twin");
-                self.remove_unused(ctx, cloud, &twin).await?;
-            }
+            tracing::warn!(volume = %twin.id, used = %oldest.id, name = %plan.display, "two volumes have one name; see which of them is needed");
         }
         Ok(Some(Found::new(cloud, oldest)))
     }
@@ -100,8 +104,10 @@ impl Store {
         Ok(all)
     }
 
-    async fn first_of_name(&self, cloud: &Cloud, plan: &Plan) -> Result<Option<CinderVolume>> {
-        Ok(self.of_name(cloud, plan).await?.into_iter().next())
+    /// The volume of an attempt.
+    async fn of_attempt(&self, cloud: &Cloud, plan: &Plan, attempt: &str) -> Result<Option<CinderVolume>> {
+        let mut all = self.of_name(cloud, plan).await?.into_iter();
+        Ok(all.find(|volume| volume.metadata.get(ATTEMPT).is_some_and(|it| it == attempt)))
     }
 
     fn is_of(&self, volume: &CinderVolume, plan: &Plan) -> bool {
@@ -111,8 +117,15 @@ impl Store {
     }
 
     /// Looks for a volume whose making was not answered.
-    async fn look_for(&self, ctx: &Ctx, cloud: &Arc<Cloud>, plan: &Plan, fault: Fault) -> Result<Found> {
-        match made_unanswered(ctx, || self.first_of_name(cloud, plan)).await? {
+    async fn look_for(
+        &self,
+        ctx: &Ctx,
+        cloud: &Arc<Cloud>,
+        plan: &Plan,
+        attempt: &str,
+        fault: Fault,
+    ) -> Result<Found> {
+        match made_unanswered(ctx, || self.of_attempt(cloud, plan, attempt)).await? {
             Some(volume) => Ok(Found::new(cloud, volume)),
             None => Err(fault.doing(&format!(
                 "creating volume {:?}: it was looked for and not found, and a repeated call looks again before it makes one",
@@ -133,7 +146,15 @@ impl Store {
         let cloud = found.cloud.clone();
         let ended = if fresh || is_making(&found.volume.status) {
             ctx.stage("waiting for Cinder to make it");
-            self.made(ctx, plan, &found, since, fresh).await?
+            let ended = self.made(ctx, plan, &found, since, fresh).await?;
+            // Whoever makes it has taken it away if there is an older one by now.
+            if !fresh && self.of_name(&cloud, plan).await?.first().is_none_or(|it| it.id != found.volume.id) {
+                return Err(Error::Unavailable(format!(
+                    "volume {} was made beside another of its name; repeat the call",
+                    found.handle
+                )));
+            }
+            ended
         } else {
             Ended::Ready(found.volume.clone())
         };
@@ -146,14 +167,17 @@ impl Store {
                 )));
             }
             Ended::Failed(volume) => {
+                if !self.attempts.made(&volume) {
+                    return Err(left_in_error(&volume, &plan.spec.name));
+                }
                 let failed = Found { volume, ..found };
                 let error = failed.failed("creating").await;
-                self.remove_unused(ctx, &cloud, &failed.volume).await?;
+                self.remove_own(ctx, &cloud, &failed.volume.id).await?;
                 return Err(error);
             }
             Ended::Twin(older) => {
                 tracing::warn!(volume = %found.handle, kept = %older.id, "another was made meanwhile; removing this one");
-                self.remove_unused(ctx, &cloud, &found.volume).await?;
+                self.remove_own(ctx, &cloud, &found.volume.id).await?;
                 return Err(Error::Unavailable(format!(
                     "volume {} of the same name was made meanwhile by somebody else; repeat the call",
                     older.id
@@ -197,12 +221,15 @@ impl Store {
     async fn confirm(&self, ctx: &Ctx, plan: &Plan, found: Found, fresh: bool) -> Result<Volume> {
         if fresh {
             if plan.is_shared() && !found.volume.multiattach {
-                self.remove_unused(ctx, &found.cloud, &found.volume).await?;
+                self.remove_own(ctx, &found.cloud, &found.volume.id).await?;
                 let of = found.volume.volume_type.as_deref().unwrap_or("the default");
                 let problem = format!(
                     "volume type {of} is not for several servers; make one with `openstack volume type set --property multiattach=\"<is> True\"` and set it as parameters[\"type\"]"
                 );
                 return Err(Error::invalid("volume_capabilities", problem));
+            }
+            if plan.spec.source.is_none() && !plan.is_block() {
+                found.note_new().await;
             }
             tracing::info!(volume = %found.handle, name = %plan.display, gib = found.volume.size, "created");
         } else if let Some(what) = plan.differs(&found)? {
@@ -211,22 +238,26 @@ impl Store {
                 plan.spec.name
             )));
         }
+        self.attempts.answered(&found.volume);
         ctx.stage("created");
         Ok(self.show(&found))
     }
 
     /// The request that makes the volume.
-    async fn request(&self, cloud: &Arc<Cloud>, plan: &Plan) -> Result<Value> {
+    async fn request(&self, cloud: &Arc<Cloud>, plan: &Plan, attempt: String) -> Result<Value> {
         let minimum = (GIB, "a volume of Cinder");
         let mut volume = json!({
             "name": plan.display,
-            "metadata": plan.metadata(&self.config.owner)?,
+            "metadata": plan.metadata(&self.config.owner, attempt)?,
         });
         let bytes = match &plan.spec.source {
             None => decide_in(Unit::GIB, plan.spec.range, self.config.default_size, minimum)?,
             Some(source) => {
-                let (key, id, size) = self.origin(cloud, source).await?;
+                let (key, id, size, raw) = self.origin(cloud, source).await?;
                 volume[key] = json!(id);
+                if raw {
+                    volume["metadata"][RAW] = json!("true");
+                }
                 decide_for_source_in(Unit::GIB, plan.spec.range, size, minimum)?
             }
         };
@@ -240,14 +271,14 @@ impl Store {
         Ok(hinted(json!({ "volume": volume }), plan))
     }
 
-    /// What a volume is filled from: the request's key, the id, and the size in bytes.
-    async fn origin(&self, cloud: &Arc<Cloud>, source: &Source) -> Result<(&'static str, String, u64)> {
+    /// What a volume is filled from: the request's key, the id, the size in bytes, and whether it was used as a raw disk.
+    async fn origin(&self, cloud: &Arc<Cloud>, source: &Source) -> Result<(&'static str, String, u64, bool)> {
         let (text, what) = match source {
             Source::Volume(id) => (&id.0, "volume"),
             Source::Snapshot(id) => (&id.0, "snapshot"),
         };
         let none = || Error::NotFound(format!("volume_content_source: there is no {what} {text}"));
-        let handle = parse_handle(text).map_err(|_| none())?;
+        let handle = self.handle(text).map_err(|_| none())?;
         let of = self.cloud(handle.cloud.as_deref()).ok_or_else(none)?;
         if of.spec.name != cloud.spec.name {
             return Err(Error::invalid(
@@ -259,36 +290,28 @@ impl Store {
             ));
         }
         let doing = |fault: Fault| fault.doing(&format!("volume_content_source: asking for {what} {text}"));
-        let (key, size) = match (source, handle.kind) {
+        let (key, found) = match (source, handle.kind) {
             (Source::Volume(_), _) => {
-                let volume = self.volume(&VolumeId(text.clone())).await?;
-                ("source_volid", Some(volume.volume.size))
+                let volume = self.volume(&VolumeId(text.clone())).await?.volume;
+                ("source_volid", Some((volume.size, inherited(&volume.metadata))))
             }
             (Source::Snapshot(_), Kind::Plain) => {
                 let found = cloud.one::<CinderSnapshot>(&handle.id).await.map_err(doing)?;
-                ("snapshot_id", found.map(|snapshot| snapshot.size))
+                ("snapshot_id", found.map(|snapshot| (snapshot.size, inherited(&snapshot.metadata))))
             }
             (Source::Snapshot(_), Kind::Backup) => {
                 let found = cloud.one::<CinderBackup>(&handle.id).await.map_err(doing)?;
-                ("backup_id", found.map(|backup| backup.size))
+                ("backup_id", found.map(|backup| (backup.size, inherited(&backup.metadata))))
             }
         };
-        Ok((key, handle.id, size.ok_or_else(none)?.saturating_mul(GIB)))
+        let (size, raw) = found.ok_or_else(none)?;
+        Ok((key, handle.id, size.saturating_mul(GIB), raw))
     }
+}
 
-    /// Deletes a volume that nobody can have used: ours, without attachment, snapshot or other user.
-    async fn remove_unused(&self, ctx: &Ctx, cloud: &Arc<Cloud>, volume: &CinderVolume) -> Result<()> {
-        let doing = format!("removing volume {}", volume.id);
-        if owner(volume) != Some(&self.config.owner) || !volume.attachments.is_empty() {
-            return Err(Error::Refused(format!(
-                "{doing}: it is in use or not this cluster's; nothing was changed"
-            )));
-        }
-        if cloud.ask_delete::<CinderVolume>(&volume.id).await.map_err(|fault| fault.doing(&doing))? {
-            return Ok(());
-        }
-        super::delete::wait_gone(ctx, &Found::new(cloud, volume.clone())).await
-    }
+/// An answer that has no volume's id is not Cinder's.
+fn named(volume: CinderVolume) -> Result<CinderVolume, Fault> {
+    if is_uuid(&volume.id) { Ok(volume) } else { Err(Fault::Lost("the answer names no volume".into())) }
 }
 
 /// Looks for what a request that was not answered has made: it may have been done, and it may be done yet.

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-
 use super::answer::{CinderSnapshot, CinderVolume};
 use super::record::MARKED;
+use super::status::advice;
 use super::store::{Found, Store, present};
 use super::watch::For;
 use crate::record::check_owner;
@@ -57,7 +56,8 @@ impl Store {
             Err(fault) if fault.is(400) && self.is_kept_by_snapshots(found).await? => {
                 ctx.check()?;
                 let doing = format!("marking volume {id} as deleted");
-                found.set_metadata(MARKED, Timestamp::now().to_string(), &doing).await?;
+                let mark = format!("{} {}", found.cloud.now(), id.id);
+                found.set_metadata(MARKED, mark, &doing).await?;
                 tracing::info!(volume = %id, "deleted; Cinder keeps it until its snapshots are deleted");
                 return Ok(());
             }
@@ -79,7 +79,7 @@ impl Store {
         let listed = found.cloud.list::<CinderSnapshot>(&format!("volume_id={}", found.handle.id)).await;
         let listed =
             listed.map_err(|fault| fault.doing(&format!("listing snapshots of volume {}", found.handle)))?;
-        Ok(!listed.is_empty())
+        Ok(!listed.whole()?.is_empty())
     }
 
     /// Deletes a volume that waited for its last snapshot to go.
@@ -96,16 +96,22 @@ impl Store {
     }
 
     /// Deletes all volumes that waited for snapshots that are gone now.
-    pub(super) async fn release_all(&self) -> Result<()> {
+    pub(super) async fn release_all(&self) {
         for cloud in &self.clouds {
-            for volume in cloud.all::<CinderVolume>().await?.into_iter().filter(CinderVolume::is_marked) {
+            let listed = match cloud.all::<CinderVolume>().await {
+                Ok(listed) => listed,
+                Err(error) => {
+                    tracing::warn!(cloud = %cloud.spec.name, %error, "looking for volumes that are to be deleted");
+                    continue;
+                }
+            };
+            for volume in listed.into_iter().filter(CinderVolume::is_marked) {
                 let found = Found::new(cloud, volume);
                 if let Err(error) = self.release(&Ctx::new(), &found).await {
                     tracing::warn!(volume = %found.handle, %error, "deleting a volume whose snapshots are gone");
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -114,7 +120,8 @@ pub(super) async fn settled(ctx: &Ctx, found: Found) -> Result<Found> {
     if !is_passing(&found.volume.status) {
         return Ok(found);
     }
-    ctx.stage(format!("waiting for status {:?} to pass", found.volume.status));
+    let hint = advice(&found.volume).unwrap_or_default();
+    ctx.stage(format!("waiting for status {:?} to pass ({hint})", found.volume.status));
     let begun = Instant::now();
     let what = For { id: &found.handle.id, since: found.cloud.now(), all: false };
     let judge = |volume: Option<&CinderVolume>, _: &_| match volume {
@@ -122,11 +129,11 @@ pub(super) async fn settled(ctx: &Ctx, found: Found) -> Result<Found> {
         Some(volume) if !is_passing(&volume.status) => Some(Ok(volume.clone())),
         // Not for ever: another call may be what ends it.
         Some(volume) if begun.elapsed() > PASSES => Some(Err(Error::Unavailable(format!(
-            "volume {} has had status {:?} for {} s; repeat the call, and see `openstack volume show {}` if it stays",
+            "volume {} has had status {:?} for {} s; repeat the call; {}",
             found.handle,
             volume.status,
             PASSES.as_secs(),
-            found.handle.id
+            advice(volume).unwrap_or_default()
         )))),
         Some(_) => None,
     };

@@ -27,6 +27,21 @@ impl Fault {
         matches!(self, Self::Status(status, _) if *status == wanted)
     }
 
+    /// Whether the service says that this thing is not there: by its id, for a path that it does not know is a 404, too.
+    pub(super) fn is_gone(&self, id: &str) -> bool {
+        self.is(404) && self.says(id)
+    }
+
+    /// A 404 that is not about the thing that was asked for says nothing of it.
+    pub(super) fn unless_gone(self, id: &str) -> Self {
+        match self {
+            Self::Status(404, message) if !message.contains(id) => Self::Lost(format!(
+                "HTTP 404, which does not name {id}: {message}; see whether the endpoint is right"
+            )),
+            other => other,
+        }
+    }
+
     /// Whether the answer's message has some words.
     pub(super) fn says(&self, words: &str) -> bool {
         matches!(self, Self::Status(_, message) if message.contains(words))
@@ -45,6 +60,7 @@ impl Fault {
         match status {
             400 => refused(&text, &message),
             401 => Error::Denied(format!("{text}; check the user, its password or application credential")),
+            // A quota, or Nova's `max_disk_devices_to_attach`.
             403 if is_limit(&message) => Error::Exhausted(text),
             403 => Error::Denied(format!("{text}; the cloud's policy does not let this user do that")),
             404 => Error::NotFound(text),
@@ -71,9 +87,31 @@ fn refused(text: &str, message: &str) -> Error {
 }
 
 fn is_limit(message: &str) -> bool {
-    ["quota", "Quota", "Maximum number", "maximum number", "exceeds allowed"]
-        .iter()
-        .any(|words| message.contains(words))
+    let message = message.to_lowercase();
+    let is_too_many =
+        message.contains("maximum") && message.contains("number") && message.contains("exceeded");
+    is_too_many || ["quota", "maximum number", "exceeds allowed"].iter().any(|words| message.contains(words))
+}
+
+/// How OpenStack's services name their errors in JSON, and each's status.
+const NAMES: [(&str, u16); 9] = [
+    ("badRequest", 400),
+    ("unauthorized", 401),
+    ("error", 401),
+    ("forbidden", 403),
+    ("itemNotFound", 404),
+    ("badMethod", 405),
+    ("conflictingRequest", 409),
+    ("overLimit", 413),
+    ("overLimit", 429),
+];
+
+/// Whether an error's body is one of the services', as against one of a proxy, a gateway or a captive portal before them.
+pub(super) fn is_services(status: u16, body: &[u8]) -> bool {
+    let Ok(Value::Object(parsed)) = serde_json::from_slice(body) else { return false };
+    parsed.iter().any(|(name, inner)| {
+        NAMES.contains(&(name.as_str(), status)) && inner["code"] == status && inner["message"].is_string()
+    })
 }
 
 /// The message of an error's body: `{"badRequest": {"code": 400, "message": "…"}}`, of Keystone `{"error": …}`, or a text.
@@ -96,7 +134,7 @@ mod tests {
     use super::*;
 
     /// The shapes that Cinder, Nova and Keystone answer with, and what each means.
-    const SHAPES: [(u16, &str, &str); 11] = [
+    const SHAPES: [(u16, &str, &str); 12] = [
         (404, r#"{"itemNotFound":{"code":404,"message":"Volume 0000 could not be found."}}"#, "not_found"),
         (
             413,
@@ -134,6 +172,11 @@ mod tests {
             "exhausted",
         ),
         (
+            403,
+            r#"{"forbidden":{"code":403,"message":"The maximum allowed number of disk devices (2) to attach to a single instance has been exceeded."}}"#,
+            "exhausted",
+        ),
+        (
             409,
             r#"{"conflictingRequest":{"code":409,"message":"Cannot 'attach_volume' instance while it is in task_state spawning"}}"#,
             "refused",
@@ -145,6 +188,26 @@ mod tests {
         ),
         (503, "Service Unavailable", "unavailable"),
     ];
+
+    #[test]
+    fn a5_a_gateways_body_is_not_the_services() {
+        for (status, body, _) in SHAPES {
+            assert_eq!(is_services(status, body.as_bytes()), status != 503, "{body}");
+        }
+        for body in [
+            "",
+            "<html>404</html>",
+            "{}",
+            r#"{"message": "no Route matched"}"#,
+            r#"{"itemNotFound": {"code": 404}}"#,
+        ] {
+            assert!(!is_services(404, body.as_bytes()), "{body}");
+        }
+        assert!(!is_services(404, SHAPES[0].1.replace("404", "410").as_bytes()));
+        let fault = || Fault::Status(404, "The resource could not be found.".into());
+        assert!(!fault().is_gone("0000") && matches!(fault().unless_gone("0000"), Fault::Lost(_)));
+        assert!(Fault::Status(404, message(SHAPES[0].1.as_bytes())).is_gone("0000"));
+    }
 
     #[test]
     fn every_shape_has_its_meaning() {

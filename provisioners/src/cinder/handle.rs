@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::naming::is_safe_component;
-use crate::{Error, Result};
+use crate::{Error, Identity, Result};
 
 /// The longest handle, in bytes (CSI "Size Limits").
 const MAX: usize = 128;
@@ -37,6 +37,19 @@ impl fmt::Display for Handle {
         }
         let kind = if self.kind == Kind::Backup { BACKUP } else { "" };
         write!(f, "{kind}{}", self.id)
+    }
+}
+
+impl Handle {
+    /// As this driver writes it: without the name of the first cloud.
+    pub(super) fn without(mut self, first: Option<&str>) -> Self {
+        self.cloud = self.cloud.filter(|name| Some(name.as_str()) != first);
+        self
+    }
+
+    /// What it names: UUIDs are given once, whatever a cloud is called here, and by whichever of its names.
+    pub(super) fn identity(&self) -> Identity {
+        Identity::new(Self { cloud: None, ..self.clone() })
     }
 }
 
@@ -88,6 +101,27 @@ mod tests {
     }
 
     proptest! {
+        /// With `cloud/` and without, of volumes, snapshots and backups: the name says nothing of which it is.
+        #[test]
+        fn c12_all_spellings_of_one_handle_are_one_identity(
+            a in "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+            b in "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+            clouds in proptest::collection::vec("[a-z0-9][a-zA-Z0-9._-]{0,62}", 2),
+        ) {
+            let of = |id: &str| {
+                let with = clouds.iter().map(|cloud| format!("{cloud}/{id}"));
+                let all: Vec<_> = std::iter::once(id.to_owned()).chain(with).collect();
+                let all: Vec<_> = all.iter().map(|text| parse_handle(text).unwrap().identity()).collect();
+                prop_assert!(all.iter().all(|it| *it == all[0]), "{all:?}");
+                Ok(all[0].clone())
+            };
+            let backup = format!("backup:{a}");
+            prop_assert_ne!(of(&a)?, of(&backup)?);
+            prop_assert_eq!(of(&a)? == of(&b)?, a == b);
+            let first = parse_handle(&format!("{}/{a}", clouds[0])).unwrap().without(Some(&clouds[0]));
+            prop_assert_eq!(first.to_string(), a);
+        }
+
         #[test]
         fn no_text_is_read_and_written_otherwise(text in "[a-z0-9:/-]{0,60}") {
             if let Ok(handle) = parse_handle(&text) {

@@ -23,11 +23,16 @@ pub(super) fn volume_limit(root: &Path, max: Option<u32>, foreign: impl Fn(&str)
     let disks: Vec<_> =
         disks.into_iter().filter(|name| !NO_DISKS.iter().any(|prefix| name.starts_with(prefix))).collect();
     let scsi = disks.iter().any(|name| name.starts_with("sd"));
-    let most = max.unwrap_or(if scsi { BY_SCSI } else { BY_SLOT });
+    let most = most(max, scsi);
     let others =
         disks.iter().filter(|name| foreign(name) || !is_volume(&root.join("sys/block").join(name))).count();
     // 0 would mean "no limit".
     most.saturating_sub(u32::try_from(others).unwrap_or(u32::MAX)).max(1)
+}
+
+/// The disks that a server can have: as configured, else by its bus.
+pub(super) fn most(configured: Option<u32>, scsi: bool) -> u32 {
+    configured.unwrap_or(if scsi { BY_SCSI } else { BY_SLOT })
 }
 
 /// Whether a disk's serial is (the beginning of) a volume's id.

@@ -1,5 +1,10 @@
 //! Listing and free space.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
 use super::answer::{CinderBackup, CinderSnapshot, CinderVolume};
 use super::cloud::{Ask, Cloud, Service};
 use super::handle::parse_handle;
@@ -11,17 +16,19 @@ use crate::{
     Capacity, CapacityQuery, Error, Page, PvcMeta, Result, Snapshot, StringMap, Topology, Volume, VolumeId,
 };
 
+/// How long a list waits for the other clouds once one has answered.
+const OTHERS: Duration = Duration::from_secs(8);
+
 impl Store {
     /// Volumes of this cluster after a handle, at most `max` (0: all), in the order of handles. Cinder's own order is
     /// by a marker, and a marker that is deleted ends a listing, so all pages are read.
     pub(super) async fn list(&self, after: Option<&str>, max: usize) -> Result<Page<Volume>> {
-        let mut found = Vec::new();
-        for cloud in &self.clouds {
+        let listed = self.of_each(|cloud, owned_by| async move {
             let listed = cloud.all::<CinderVolume>().await?;
-            let ours =
-                listed.into_iter().filter(|it| owner(it) == Some(&self.config.owner) && !it.is_marked());
-            found.extend(ours.map(|volume| Found::new(cloud, volume)));
-        }
+            let ours = listed.into_iter().filter(|it| owner(it) == Some(&owned_by) && !it.is_marked());
+            Ok(ours.map(|volume| Found::new(&cloud, volume)).collect())
+        });
+        let found = listed.await?;
         let page = page(found, after, max, |found| found.handle.to_string())?;
         Ok(Page { items: page.items.iter().map(|found| self.show(found)).collect(), next: page.next })
     }
@@ -33,17 +40,50 @@ impl Store {
         after: Option<&str>,
         max: usize,
     ) -> Result<Page<Snapshot>> {
-        let mut found = Vec::new();
-        for cloud in &self.clouds {
-            self.copies::<CinderSnapshot>(cloud, &mut found).await?;
-            match self.copies::<CinderBackup>(cloud, &mut found).await {
+        let listed = self.of_each(|cloud, owned_by| async move {
+            let mut found = copies::<CinderSnapshot>(&cloud, &owned_by).await?;
+            match copies::<CinderBackup>(&cloud, &owned_by).await {
                 // Many clouds have no backup service, and no right to list its backups.
                 Err(Error::NotFound(_) | Error::Denied(_)) => {}
-                other => other?,
+                other => found.extend(other?),
+            }
+            Ok(found)
+        });
+        let mut found = listed.await?;
+        let source = source.map(|id| Self::identity(&id.0));
+        found.retain(|snapshot| source.as_ref().is_none_or(|id| *id == Self::identity(&snapshot.source.0)));
+        page(found, after, max, |snapshot| snapshot.id.0.clone())
+    }
+
+    /// What all clouds have. One that does not answer, or not soon after another has, is passed over, and its error
+    /// logged, unless none does: it must not hide the others'.
+    async fn of_each<T: Send + 'static, F>(&self, list: impl Fn(Arc<Cloud>, String) -> F) -> Result<Vec<T>>
+    where
+        F: Future<Output = Result<Vec<T>>> + Send + 'static,
+    {
+        let (mut asked, mut lists, mut failed) = (JoinSet::new(), Vec::new(), None);
+        for (i, cloud) in self.clouds.iter().enumerate() {
+            let (listed, name) = (list(cloud.clone(), self.config.owner.clone()), cloud.spec.name.clone());
+            asked.spawn(async move { (i, name, listed.await) });
+        }
+        let mut patience = Duration::MAX;
+        while let Ok(Some(Ok((i, cloud, listed)))) = tokio::time::timeout(patience, asked.join_next()).await {
+            match listed {
+                Ok(some) => {
+                    lists.push((i, some));
+                    patience = OTHERS;
+                }
+                Err(error) => {
+                    tracing::warn!(%cloud, %error, "a list goes without this cloud");
+                    failed = Some(error);
+                }
             }
         }
-        found.retain(|snapshot| source.is_none_or(|id| *id == snapshot.source));
-        page(found, after, max, |snapshot| snapshot.id.0.clone())
+        if let Some(error) = failed.filter(|_| lists.is_empty()) {
+            return Err(error);
+        }
+        lists.sort_by_key(|(i, _)| *i);
+        Ok(lists.into_iter().flat_map(|(_, some)| some).collect())
     }
 
     /// Whether volumes can be made for a node in a place.
@@ -53,13 +93,6 @@ impl Store {
         }
         let Some(zone) = topology.get(&self.config.topology_key) else { return Ok(false) };
         Ok(cloud.zone_names(Service::Volume).await?.contains(zone))
-    }
-
-    async fn copies<T: Copy>(&self, cloud: &Cloud, found: &mut Vec<Snapshot>) -> Result<()> {
-        let listed = cloud.all::<T>().await?;
-        let ours = listed.iter().filter(|one| owner(*one) == Some(&self.config.owner));
-        found.extend(ours.filter_map(|one| show(cloud, one).ok()));
-        Ok(())
     }
 
     /// What the project's quota leaves, and the pools, where their state may be asked for.
@@ -93,6 +126,18 @@ impl Store {
             gib.map_or(i64::MAX.unsigned_abs(), |gib| gib.saturating_mul(GIB)).min(i64::MAX.unsigned_abs());
         Ok(Capacity { available: bytes, maximum: (bytes > 0).then_some(bytes), minimum: Some(GIB) })
     }
+}
+
+/// An owner's snapshots, or backups. One that cannot be shown is passed over.
+async fn copies<T: Copy>(cloud: &Cloud, owned_by: &str) -> Result<Vec<Snapshot>> {
+    let mut found = Vec::new();
+    for one in cloud.all::<T>().await?.iter().filter(|one| owner(*one) == Some(owned_by)) {
+        match show(cloud, one) {
+            Ok(snapshot) => found.push(snapshot),
+            Err(error) => tracing::warn!(%error, "an entry was passed over"),
+        }
+    }
+    Ok(found)
 }
 
 /// The free space of all pools in GiB; `None`: one of them says "infinite" or "unknown".

@@ -6,10 +6,11 @@
 //!   volumectl.name         its CSI name
 //!   volumectl.record[.N]   its record: how it was asked for
 //!   volumectl.published    how it is published, where that is not as it was made for
-//!   volumectl.deleted      since when it is deleted and waits for its snapshots
+//!   volumectl.deleted      since when it is deleted and waits for its snapshots, and its own id
+//!   volumectl.attempt      which call has made it
 //! a snapshot's or backup's
-//!   volumectl.cluster, volumectl.name, volumectl.source
-//! on the node, <stateDir>/cinder/<id>.json: a format that has begun and not ended
+//!   volumectl.cluster, volumectl.name, volumectl.source, volumectl.attempt
+//! on the node, <stateDir>/cinder/<id>.json: what was done there with its file system (`notes.rs`)
 //! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,14 +21,17 @@ use async_trait::async_trait;
 
 use crate::{
     Access, Attachment, Backend, Capability, Capacity, CapacityQuery, CapacityRange, CapacityReport, Clones,
-    Creation, Ctx, ExpandOutcome, Expansion, Gauge, Listing, Measures, Modify, NodeAccess, NodeId,
-    NodeRequest, NodeVolume, Page, ParameterDoc, Placement, Provisioner, PublishRequest, Result, Snapshot,
-    SnapshotId, SnapshotSpec, Snapshots, StringMap, Topology, Volume, VolumeId, VolumeSpec,
+    Creation, Ctx, ExpandOutcome, Expansion, FsNote, Gauge, Identity, Listing, Measures, Modify, NodeAccess,
+    NodeId, NodeRequest, NodeVolume, Page, ParameterDoc, Part, Placement, Provisioner, PublishRequest,
+    Result, Snapshot, SnapshotId, SnapshotSpec, Snapshots, Source, StringMap, Topology, Volume, VolumeId,
+    VolumeSpec,
 };
 
 mod answer;
 mod attach;
+mod attempts;
 mod bare;
+mod blank;
 mod cloud;
 mod config;
 mod create;
@@ -40,12 +44,17 @@ mod instance;
 mod iso;
 mod limit;
 mod list;
+mod listed;
 mod node;
+mod notes;
 mod params;
 mod plan;
 mod record;
+mod room;
 mod session;
+mod settings;
 mod snapshot;
+mod status;
 mod store;
 mod watch;
 
@@ -63,6 +72,7 @@ const SWEEP: Duration = Duration::from_secs(300);
 /// The cinder backend.
 pub struct Cinder {
     store: Arc<Store>,
+    workers: crate::blocking::Workers<Store>,
     instance: OnceLock<Instance>,
     sweeping: AtomicBool,
     /// Kubelet's directory: disks mounted elsewhere are not pods'.
@@ -72,8 +82,10 @@ pub struct Cinder {
 impl Cinder {
     /// Checks the configuration; asks nobody. Something wrong: [`crate::Error::Invalid`].
     pub fn new(config: CinderConfig, kubelet: std::path::PathBuf) -> Result<Self> {
+        let store = Arc::new(Store::new(config)?);
         Ok(Self {
-            store: Arc::new(Store::new(config)?),
+            workers: crate::blocking::Workers::new("cinder", store.clone()),
+            store,
             instance: OnceLock::new(),
             sweeping: AtomicBool::new(false),
             kubelet,
@@ -105,9 +117,7 @@ impl Cinder {
             loop {
                 tokio::time::sleep(SWEEP).await;
                 let Some(store) = store.upgrade() else { return };
-                if let Err(error) = store.release_all().await {
-                    tracing::warn!(%error, "looking for volumes that are to be deleted");
-                }
+                store.release_all().await;
             }
         });
     }
@@ -117,9 +127,7 @@ impl Cinder {
         if let Some(known) = self.instance.get() {
             return Ok(known.clone());
         }
-        let found =
-            crate::blocking::blocking("cinder", self.store.clone(), |store| Instance::find(&store.config))
-                .await?;
+        let found = self.workers.ask(|store| Instance::find(&store.config)).await?;
         tracing::info!(server = %found.id, zone = ?found.zone, "this node");
         Ok(self.instance.get_or_init(|| found).clone())
     }
@@ -136,12 +144,21 @@ impl Provisioner for Cinder {
     }
 
     async fn check(&self) -> Result<()> {
+        let mut states: Vec<_> = self.parts().await.into_iter().map(|part| part.state).collect();
+        if states.is_empty() || states.iter().any(Result::is_ok) { Ok(()) } else { states.swap_remove(0) }
+    }
+
+    async fn parts(&self) -> Vec<Part> {
         self.sweep_in_background();
-        self.store.check().await
+        self.store.parts().await
     }
 
     async fn describe(&self) -> Vec<String> {
         self.store.describe().await
+    }
+
+    fn identity(&self, handle: &str) -> Identity {
+        Store::identity(handle)
     }
 
     fn supports(&self, capability: &Capability) -> Result<()> {
@@ -155,14 +172,14 @@ impl Provisioner for Cinder {
     }
 
     async fn delete(&self, ctx: &Ctx, id: &VolumeId) -> Result<()> {
-        self.store.delete(ctx, id).await
+        self.store.explain(id, self.store.delete(ctx, id).await).await
     }
 
     async fn get(&self, id: &VolumeId) -> Result<Volume> {
         Ok(self.store.show(&self.store.volume(id).await?))
     }
 
-    async fn differs(&self, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>> {
+    async fn differs(&self, _: &Ctx, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>> {
         plan::class_differs(&self.store.volume(id).await?, parameters)
     }
 }
@@ -179,30 +196,37 @@ impl Creation for CinderCreation {
     }
 
     async fn run(self: Box<Self>, ctx: &Ctx) -> Result<Volume> {
-        self.store.create(ctx, &self.plan).await
+        let made = self.store.create(ctx, &self.plan).await;
+        match &self.plan.spec.source {
+            Some(Source::Volume(id)) => self.store.explain(id, made).await,
+            Some(Source::Snapshot(id)) => self.store.explain_snapshot(id, made).await,
+            None => made,
+        }
     }
 }
 
 #[async_trait]
 impl Snapshots for Cinder {
     fn snapshot_id(&self, spec: &SnapshotSpec) -> Result<SnapshotId> {
-        Store::snapshot_key(spec)
+        self.store.snapshot_key(spec)
     }
 
     async fn snapshot(&self, ctx: &Ctx, spec: SnapshotSpec) -> Result<Snapshot> {
-        self.store.snapshot(ctx, &spec).await
+        let taken = self.store.snapshot(ctx, &spec).await;
+        self.store.explain(&spec.source, taken).await
     }
 
     async fn delete_snapshot(&self, ctx: &Ctx, id: &SnapshotId) -> Result<()> {
-        self.store.delete_snapshot(ctx, id).await
+        self.store.explain_snapshot(id, self.store.delete_snapshot(ctx, id).await).await
     }
 
-    async fn get_snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
+    async fn get_snapshot(&self, _: &Ctx, id: &SnapshotId) -> Result<Snapshot> {
         self.store.get_snapshot(id).await
     }
 
     async fn list_snapshots(
         &self,
+        _: &Ctx,
         source: Option<&VolumeId>,
         after: Option<&str>,
         max: usize,
@@ -216,18 +240,18 @@ impl Clones for Cinder {}
 #[async_trait]
 impl Expansion for Cinder {
     async fn expand(&self, ctx: &Ctx, id: &VolumeId, range: CapacityRange) -> Result<ExpandOutcome> {
-        self.store.expand(ctx, id, range).await
+        self.store.explain(id, self.store.expand(ctx, id, range).await).await
     }
 }
 
 #[async_trait]
 impl Attachment for Cinder {
     async fn publish(&self, ctx: &Ctx, id: &VolumeId, request: &PublishRequest) -> Result<StringMap> {
-        self.store.publish(ctx, id, request).await
+        self.store.explain(id, self.store.publish(ctx, id, request).await).await
     }
 
     async fn unpublish(&self, ctx: &Ctx, id: &VolumeId, node: Option<&NodeId>) -> Result<()> {
-        self.store.unpublish(ctx, id, node).await
+        self.store.explain(id, self.store.unpublish(ctx, id, node).await).await
     }
 }
 
@@ -248,7 +272,7 @@ impl CapacityReport for Cinder {
 #[async_trait]
 impl Modify for Cinder {
     async fn modify(&self, ctx: &Ctx, id: &VolumeId, parameters: &StringMap) -> Result<()> {
-        self.store.modify(ctx, id, parameters).await
+        self.store.explain(id, self.store.modify(ctx, id, parameters).await).await
     }
 }
 
@@ -298,16 +322,22 @@ impl NodeAccess for Cinder {
         self.store.held(id)
     }
 
-    async fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()> {
-        let (id, fs_type) = (id.clone(), fs_type.to_owned());
-        crate::blocking::blocking("cinder", self.store.clone(), move |store| {
-            store.formatted(&id, &fs_type, done)
-        })
-        .await
+    async fn note(&self, id: &VolumeId, note: &FsNote) -> Result<()> {
+        let (id, note) = (id.clone(), note.clone());
+        self.workers.change(move |store| store.note(&id, &note)).await
     }
 
     async fn node_id(&self) -> Result<Option<String>> {
-        self.instance().await.map(|instance| Some(instance.id))
+        let id = self.instance().await?.id;
+        // Kubelet asks when it gets to know the driver. It is answered also when nothing could be forgotten.
+        let forget = |store: &Store| {
+            store.forget_notes();
+            Ok(())
+        };
+        if let Err(error) = self.workers.change(forget).await {
+            tracing::warn!(%error, "notes of volumes that are not here any more stay");
+        }
+        Ok(Some(id))
     }
 
     fn volume_limit(&self) -> u32 {

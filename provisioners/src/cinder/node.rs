@@ -1,22 +1,24 @@
 //! The node's side, without credentials: what it needs comes with the request, and what it formats is noted here.
 
-use std::fs;
-use std::io;
-use std::path::PathBuf;
-
+use super::disks;
 use super::handle::{Kind, parse_handle};
+use super::record::PERMIT;
 use super::store::Store;
 use crate::filesystem::mkfs_options;
-use crate::record::FsState;
-use crate::{Access, CinderDisk, Error, NodeRequest, NodeVolume, Result, VolumeId};
+use crate::{Access, CinderDisk, Error, FsNote, NodeRequest, NodeVolume, Permit, Result, VolumeId};
 
 impl Store {
     /// How to get at a volume on this node.
     pub(super) fn access(&self, request: &NodeRequest<'_>) -> Result<NodeVolume> {
         let mut disk = self.disk(request.id)?;
         disk.at_least = request.publish_context.get("bytes").and_then(|text| text.parse().ok());
-        let fs = self.fs_note(&disk.id)?;
+        let note = self.notes.of(&disk.id)?;
+        let word = |key: &str| match request.publish_context.get(key) {
+            Some(word) if !self.notes.is_used(&note, word)? => Ok(Some(word.clone())),
+            _ => Ok::<_, Error>(None),
+        };
         let options = request.context.get("mkfsOptions").map(|text| mkfs_options(text)).transpose();
+        let id = disk.id.clone();
         Ok(NodeVolume {
             access: Access::Cinder(Box::new(disk)),
             size: None,
@@ -26,8 +28,15 @@ impl Store {
                 .unwrap_or_default(),
             root_mode: None,
             // Noted on this node alone: that the volume was formatted on another one is seen on its disk.
-            formatted: None,
-            formatting: fs.formatting.is_some(),
+            formatted: note.fs.file_system().map(str::to_owned),
+            raw: note.fs.is_raw() || request.publish_context.contains_key("raw"),
+            vouched: word("blank")?,
+            permit: Permit {
+                code: word("allowFormat")?,
+                how: format!(
+                    "`openstack volume set --property {PERMIT}=CODE {id}`, then delete the pod, so that the volume is attached anew"
+                ),
+            },
         })
     }
 
@@ -45,41 +54,23 @@ impl Store {
         Ok(CinderDisk { id: handle.id, root: self.config.device_root.clone(), at_least: None })
     }
 
-    fn note_path(&self, id: &str) -> PathBuf {
-        self.config.state.join("cinder").join(format!("{id}.json"))
+    /// Notes what is done with a volume's file system on this node, and forgets what has become of no use.
+    pub(super) fn note(&self, id: &VolumeId, note: &FsNote) -> Result<()> {
+        self.notes.take(&self.disk(id)?.id, note)?;
+        self.forget_notes();
+        Ok(())
     }
 
-    fn fs_note(&self, id: &str) -> Result<FsState> {
-        let path = self.note_path(id);
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| Error::Corrupt { what: path.display().to_string(), problem: e.to_string() }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(FsState::default()),
-            Err(e) => Err(Error::io(format!("reading {}", path.display()), e)),
+    /// Forgets what was noted of volumes that are not on this node any more.
+    pub(super) fn forget_notes(&self) {
+        let is_here = |id: &str| match &self.config.device_root {
+            Some(root) => disks::linked(root, id).is_some(),
+            None => !disks::with_serial(&self.config.root.join("sys"), id).is_empty(),
+        };
+        match self.notes.forget(is_here) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "forgot notes of volumes that are not here any more"),
+            Err(error) => tracing::warn!(%error, "notes of volumes that are not here any more stay"),
         }
-    }
-
-    /// Notes that a format begins, or that it was completed: then the disk itself tells.
-    pub(super) fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()> {
-        let path = self.note_path(&self.disk(id)?.id);
-        let doing = |e| Error::io(format!("writing {}", path.display()), e);
-        if done {
-            return match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(doing(e)),
-                _ => Ok(()),
-            };
-        }
-        let note = FsState { formatting: Some(fs_type.to_owned()), formatted: None };
-        let bytes = serde_json::to_vec(&note).map_err(|e| Error::Internal(e.to_string()))?;
-        let dir = path.parent().unwrap_or(&self.config.state);
-        fs::create_dir_all(dir).map_err(doing)?;
-        let temporary = path.with_extension("new");
-        let written = fs::File::create(&temporary).and_then(|mut file| {
-            io::Write::write_all(&mut file, &bytes)?;
-            file.sync_all()
-        });
-        written.map_err(doing)?;
-        fs::rename(&temporary, &path).map_err(doing)?;
-        fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(doing)
     }
 }

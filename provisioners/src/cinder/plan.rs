@@ -6,11 +6,11 @@ use jiff::Timestamp;
 
 use super::config::CinderConfig;
 use super::params::Params;
-use super::record::{CLUSTER, NAME, VolumeRecord, to_metadata};
-use super::store::Found;
+use super::record::{ATTEMPT, CLUSTER, NAME, VolumeRecord, to_metadata};
+use super::store::{Found, Store};
 use crate::filesystem::{supports_disk, wished};
 use crate::record::{Publication, Requested, compare_disk, compare_wish};
-use crate::{AccessMode, AccessType, Capability, Error, Result, StringMap, VolumeId, VolumeSpec};
+use crate::{AccessMode, AccessType, Capability, Error, Result, Source, StringMap, VolumeId, VolumeSpec};
 
 /// What is to be made.
 #[derive(Debug)]
@@ -38,10 +38,12 @@ impl Plan {
             None => spec.name.clone(),
         };
         let cloud = params.cloud.clone().or_else(|| spec.secrets.get("cloud").map(str::to_owned));
+        // Named or not, the first cloud is one.
+        let named = cloud.as_deref().filter(|name| Some(*name) != config.first_cloud());
         let block = spec.capabilities.iter().any(|it| it.access == AccessType::Block);
         let mode = spec.capabilities.first().map_or(AccessMode::SingleNodeWriter, |it| it.mode);
         Ok(Self {
-            id: VolumeId(format!("{}/name:{}", cloud.as_deref().unwrap_or_default(), spec.name)),
+            id: VolumeId(format!("{}/name:{}", named.unwrap_or_default(), spec.name)),
             zone: zone(config, &params, &spec)?,
             fs_type: wished(&spec.capabilities, params.fs_type.as_deref())?,
             usual: Publication { read_only: false, mode, block },
@@ -52,13 +54,18 @@ impl Plan {
         })
     }
 
+    /// Whether it is made for use as a raw block device.
+    pub(super) fn is_block(&self) -> bool {
+        self.usual.block
+    }
+
     /// Whether more than one node is to have it.
     pub(super) fn is_shared(&self) -> bool {
         self.spec.capabilities.iter().any(|capability| capability.mode.is_multi_node())
     }
 
-    /// The new volume's metadata: the user's tags, and our record.
-    pub(super) fn metadata(&self, owner: &str) -> Result<BTreeMap<String, String>> {
+    /// The new volume's metadata: the user's tags, our record, and the attempt that makes it.
+    pub(super) fn metadata(&self, owner: &str, attempt: String) -> Result<BTreeMap<String, String>> {
         let spec = &self.spec;
         let record = VolumeRecord {
             id: spec.name.clone(),
@@ -74,6 +81,7 @@ impl Plan {
         let mut metadata = self.params.tags.clone();
         metadata.insert(CLUSTER.into(), owner.to_owned());
         metadata.insert(NAME.into(), spec.name.clone());
+        metadata.insert(ATTEMPT.into(), attempt);
         metadata.extend(to_metadata(&record)?);
         Ok(metadata)
     }
@@ -83,7 +91,10 @@ impl Plan {
         let record = found.record()?;
         let has = Params::parse(&record.parameters, &record.mutable, &record.pvc)?;
         let mut differences = self.params.differences(&has);
-        compare_wish(&mut differences, &self.spec, found.volume.bytes(), record.source.as_ref());
+        // Spelled otherwise it is no other source.
+        let asked = self.spec.source.as_ref();
+        let source = record.source.as_ref().map(|has| asked.filter(|asked| same(asked, has)).unwrap_or(has));
+        compare_wish(&mut differences, &self.spec, found.volume.bytes(), source);
         let asked = (self.usual.block, &self.fs_type);
         compare_disk(&mut differences, asked, (record.usual.block, &record.fs_type));
         if let (Some(asked), Some(has)) = (&self.zone, &found.volume.availability_zone)
@@ -92,6 +103,15 @@ impl Plan {
             differences.push(format!("zone (it has {has}; asked: {asked})"));
         }
         Ok((!differences.is_empty()).then(|| differences.join(", ")))
+    }
+}
+
+/// Whether two handles name one source.
+fn same(a: &Source, b: &Source) -> bool {
+    match (a, b) {
+        (Source::Volume(a), Source::Volume(b)) => Store::identity(&a.0) == Store::identity(&b.0),
+        (Source::Snapshot(a), Source::Snapshot(b)) => Store::identity(&a.0) == Store::identity(&b.0),
+        _ => false,
     }
 }
 

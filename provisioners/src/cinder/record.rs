@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Publication, Record, Requested, decode, encode, kind, timestamp};
+use crate::record::{Publication, Record, Requested, Stored, decode, encode, kind, timestamp};
 use crate::{Error, PvcMeta, Result, Source, StringMap};
 
 /// Keys of ours begin so.
@@ -19,8 +19,18 @@ pub(super) const NAME: &str = "volumectl.name";
 pub(super) const RECORD: &str = "volumectl.record";
 /// Since when it is deleted; its snapshots keep it.
 pub(super) const MARKED: &str = "volumectl.deleted";
+/// Which attempt of a call has made it: a nonce.
+pub(super) const ATTEMPT: &str = "volumectl.attempt";
 /// How it is published, where that is not as it was made for.
 pub(super) const PUBLISHED: &str = "volumectl.published";
+/// Since when it is made, blank: Cinder's `updated_at` then. An attachment changes that.
+pub(super) const NEW: &str = "volumectl.new";
+/// This and a word (`notes.rs`): the first attachment, each controller's try under a name of its own.
+pub(super) const ATTACHED: &str = "volumectl.attached.";
+/// It, or what it is a copy of, was published as a raw block device.
+pub(super) const RAW: &str = "volumectl.raw";
+/// An operator's permission of a format; good for one publication.
+pub(super) const PERMIT: &str = "volumectl.allow-format";
 /// Of a snapshot: its volume's handle.
 pub(super) const SOURCE: &str = "volumectl.source";
 /// The longest value (Cinder's database).
@@ -55,6 +65,10 @@ kind!(VolumeRecord, "Volume");
 pub(super) struct Published {
     pub(super) server: String,
     pub(super) how: Publication,
+}
+
+impl Stored for Published {
+    const KIND: &'static str = "Published";
 }
 
 /// A record as metadata: JSON in ASCII, cut into values.

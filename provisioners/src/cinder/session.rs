@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use openstack_sdk::api::{ApiError, AsyncClient as _, RestClient as _};
-use openstack_sdk::config::{CloudConfig, ConfigFile};
+use openstack_sdk::config::CloudConfig;
 use openstack_sdk::types::ServiceType;
 use openstack_sdk::{AsyncOpenStack, RestError};
 use serde_json::Value;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::cloud::{Ask, Service};
 use super::config::CinderCloud;
 use super::errors::Fault;
+use super::settings::{Settings, settings};
 use crate::{Error, Result};
 
 /// The newest microversions whose answers this backend was tested with.
@@ -20,8 +21,12 @@ const NEWEST: [(Service, u16); 2] = [(Service::Volume, 60), (Service::Compute, 6
 pub(super) const GROWS_ONLINE: u16 = 42;
 /// Cinder's microversion that lists what has changed since a time.
 pub(super) const LISTS_BY_TIME: u16 = 60;
+/// Cinder's microversion that shows a volume's service, which is the last thing that is written when one is made.
+pub(super) const SHOWS_SERVICE: u16 = 48;
 /// Nova's microversion that attaches a volume to several servers.
 pub(super) const MULTIATTACH: u16 = 60;
+/// What the services' answers have, and others' have not.
+const REQUEST_IDS: [&str; 2] = ["x-openstack-request-id", "x-compute-request-id"];
 /// A token that ends in so many seconds is renewed.
 const MARGIN: i64 = 120;
 
@@ -30,7 +35,25 @@ pub(super) struct Raw {
     pub(super) status: u16,
     pub(super) retry_after: Option<Duration>,
     pub(super) date: Option<Timestamp>,
+    /// It has the request's number that OpenStack's services give (openstack.org, api-ref "Request ID").
+    pub(super) from_service: bool,
     pub(super) body: Vec<u8>,
+}
+
+impl Raw {
+    /// Whether the service itself has answered, as far as can be told.
+    pub(super) fn is_services(&self) -> bool {
+        self.from_service || super::errors::is_services(self.status, &self.body)
+    }
+}
+
+/// Where a session is: what is not found in another place is not gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The project's id.
+    pub(super) project: Option<String>,
+    /// Cinder's address.
+    pub(super) volume: String,
 }
 
 /// Where a service is, and which microversion it is asked with.
@@ -54,7 +77,7 @@ impl Connected {
     pub(super) async fn new(spec: &CinderCloud, timeout: Duration) -> Result<Self> {
         // Else the linker drops the plugin, which only registers itself.
         std::hint::black_box(&openstack_sdk_auth_applicationcredential::ANCHOR);
-        let config = settings(spec)?;
+        let Settings { config, interface } = settings(spec)?;
         let url = config.auth.as_ref().and_then(|auth| auth.auth_url.clone()).unwrap_or_default();
         let builder = AsyncOpenStack::builder(&config)
             .disable_auth_cache(true)
@@ -70,14 +93,20 @@ impl Connected {
             client,
             ends,
         };
-        connected.volume = connected.find(spec, Service::Volume).await?;
-        connected.compute = connected.find(spec, Service::Compute).await?;
+        connected.volume = connected.find(spec, &config, &interface, Service::Volume).await?;
+        connected.compute = connected.find(spec, &config, &interface, Service::Compute).await?;
         Ok(connected)
     }
 
     /// Whether the token has to be renewed.
     pub(super) fn ends_soon(&self) -> bool {
         ends_soon(self.ends, Timestamp::now().as_second())
+    }
+
+    /// Where it is.
+    pub(super) fn place(&self) -> Place {
+        let project = self.client.get_current_project().and_then(|project| project.id);
+        Place { project, volume: self.volume.base.clone() }
     }
 
     /// The microversion that a service is asked with, without `3.` or `2.`.
@@ -97,13 +126,31 @@ impl Connected {
         }
     }
 
-    async fn find(&self, spec: &CinderCloud, service: Service) -> Result<Endpoint> {
+    async fn find(
+        &self,
+        spec: &CinderCloud,
+        config: &CloudConfig,
+        interface: &str,
+        service: Service,
+    ) -> Result<Endpoint> {
         let (kind, given, name) = match service {
             Service::Volume => (ServiceType::BlockStorage, &spec.volume_endpoint, "Cinder"),
             Service::Compute => (ServiceType::Compute, &spec.compute_endpoint, "Nova"),
         };
         let base = match given {
             Some(url) => url.clone(),
+            // openstack_sdk knows only the interface that it has logged in with.
+            None if interface != "public" && !is_overridden(config, service) => {
+                let region = config.region_name.as_deref();
+                self.in_catalog(service, interface, region).ok_or_else(|| {
+                    Error::Unavailable(format!(
+                        "cloud {}: the catalog has no address of {name} for the interface {interface} and region {}; set interface or region, or {}",
+                        spec.name,
+                        region.unwrap_or("(any)"),
+                        if service == Service::Volume { "volumeEndpoint" } else { "computeEndpoint" }
+                    ))
+                })?
+            }
             None => {
                 let found = self.client.get_service_endpoint(&kind, None).await.map_err(|error| {
                     Error::Unavailable(format!(
@@ -114,13 +161,24 @@ impl Connected {
                 found.url().as_str().to_owned()
             }
         };
-        let base = base.trim_end_matches('/').to_owned();
+        let base = versioned(&base, service);
         let max = self
             .newest(&root(&base, service))
             .await
             .map_err(|fault| fault.doing(&format!("asking {name} for its versions at {base}")))?;
         let cap = NEWEST.iter().find(|(of, _)| *of == service).map_or(0, |(_, minor)| *minor);
         Ok(Endpoint { base: self.with_project(base, service, max), minor: max.min(cap) })
+    }
+
+    /// A service's address in the catalog that came with the token.
+    fn in_catalog(&self, service: Service, interface: &str, region: Option<&str>) -> Option<String> {
+        let catalog = self.client.get_token_catalog()?;
+        let in_region = |has: &Option<String>| region.is_none_or(|region| has.as_deref() == Some(region));
+        types(service).iter().find_map(|kind| {
+            let of_kind = catalog.iter().filter(|it| it.service_type == *kind);
+            let mut all = of_kind.flat_map(|it| &it.endpoints);
+            all.find(|it| it.interface == interface && in_region(&it.region)).map(|it| it.url.clone())
+        })
     }
 
     /// Cinder before its microversion 3.67 has the project in every address.
@@ -180,6 +238,7 @@ impl Connected {
             date: header("date")
                 .and_then(|text| jiff::fmt::rfc2822::parse(text).ok())
                 .map(|date| date.timestamp()),
+            from_service: REQUEST_IDS.iter().any(|name| answer.headers().contains_key(*name)),
             body: answer.into_body().to_vec(),
         })
     }
@@ -188,6 +247,32 @@ impl Connected {
 /// Whether a token that ends then (seconds since 1970) is to be renewed now.
 fn ends_soon(ends: Option<i64>, now: i64) -> bool {
     ends.is_some_and(|ends| ends.saturating_sub(now) < MARGIN)
+}
+
+/// How a service is called in catalogs (service-types.openstack.org), the newest name first.
+fn types(service: Service) -> &'static [&'static str] {
+    match service {
+        Service::Volume => &["block-storage", "block-store", "volumev3", "volume"],
+        Service::Compute => &["compute"],
+    }
+}
+
+/// Whether clouds.yaml has an address of the service itself.
+fn is_overridden(config: &CloudConfig, service: Service) -> bool {
+    let kinds = config.options.keys().filter_map(|key| key.strip_suffix("_endpoint_override"));
+    kinds.map(|kind| kind.replace('_', "-")).any(|kind| types(service).contains(&kind.as_str()))
+}
+
+/// A service's address with its major version, which some catalogs leave out; no slash at its end.
+fn versioned(base: &str, service: Service) -> String {
+    let base = base.trim_end_matches('/');
+    let major = if service == Service::Volume { "/v3" } else { "/v2.1" };
+    let is_version = |part: &str| {
+        part.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    // The host's name is no version.
+    let path = base.split_once("://").map_or(base, |(_, rest)| rest);
+    if path.split('/').skip(1).any(is_version) { base.to_owned() } else { format!("{base}{major}") }
 }
 
 /// The address whose document has the versions: without what follows the major version.
@@ -209,43 +294,14 @@ fn lost(error: &ApiError<RestError>) -> Fault {
     Fault::Lost(causes(error).pop().unwrap_or_default())
 }
 
-/// The cloud's settings, by clouds.yaml or the environment.
-fn settings(spec: &CinderCloud) -> Result<CloudConfig> {
-    let name = spec.cloud.clone().or_else(|| std::env::var("OS_CLOUD").ok().filter(|name| !name.is_empty()));
-    let unread = |error: String| Error::invalid("cloudsFile", format!("cloud {}: {error}", spec.name));
-    let mut config = match &name {
-        None => CloudConfig::from_env().map_err(|e| unread(format!("reading the OS_* variables: {e}")))?,
-        Some(name) => {
-            let file = ConfigFile::new_with_user_specified_configs(
-                spec.clouds_file.as_ref(),
-                spec.secure_file.as_ref(),
-            );
-            let file = file.map_err(|e| unread(e.to_string()))?;
-            let found = file.get_cloud_config(name).map_err(|e| unread(e.to_string()))?;
-            found.ok_or_else(|| {
-                let known = file.get_available_clouds().join(", ");
-                unread(format!("clouds.yaml has no cloud {name:?}; it has: {known}"))
-            })?
-        }
-    };
-    if config.auth.as_ref().is_none_or(|auth| auth.auth_url.is_none()) {
-        return Err(unread(
-            "no auth_url was found; name a cloud of clouds.yaml, or set OS_CLOUD or OS_AUTH_URL".into(),
-        ));
-    }
-    config.region_name = spec.region.clone().or(config.region_name);
-    config.interface = spec.interface.clone().or(config.interface);
-    Ok(config)
-}
-
 fn not_connected(spec: &CinderCloud, url: &str, error: &openstack_sdk::OpenStackError) -> Error {
     let mut chain = causes(error);
     chain.dedup();
     let all = chain.join(": ");
     let text = format!("connecting to cloud {} at {url}: {all}", spec.name);
-    let refused =
-        ["401", "Unauthorized", "requires authentication", "403"].iter().any(|words| all.contains(words));
-    if refused {
+    // Keystone's own words; a page of something before it has others.
+    let refused = ["requires authentication", "not authorized to perform", "Could not find project"];
+    if refused.iter().any(|words| all.contains(words)) {
         return Error::Denied(format!(
             "{text}; check the user, its password or application credential, and the project"
         ));
@@ -261,6 +317,22 @@ mod tests {
     fn a_token_is_renewed_before_it_ends() {
         assert!(!ends_soon(Some(1000), 1000 - MARGIN) && !ends_soon(None, i64::MAX));
         assert!(ends_soon(Some(1000), 1001 - MARGIN) && ends_soon(Some(1000), 5000));
+    }
+
+    #[test]
+    fn an_address_without_a_version_gets_it() {
+        for (base, whole) in [
+            ("http://c:8776", "http://c:8776/v3"),
+            ("http://c:8776/", "http://c:8776/v3"),
+            ("https://c/volume/", "https://c/volume/v3"),
+            ("http://c:8776/v3/0123", "http://c:8776/v3/0123"),
+            ("http://c:8776/v3/", "http://c:8776/v3"),
+            ("http://v3.example:8776", "http://v3.example:8776/v3"),
+        ] {
+            assert_eq!(versioned(base, Service::Volume), whole);
+        }
+        assert_eq!(versioned("http://c/compute", Service::Compute), "http://c/compute/v2.1");
+        assert_eq!(versioned("http://c/compute/v2.1", Service::Compute), "http://c/compute/v2.1");
     }
 
     #[test]

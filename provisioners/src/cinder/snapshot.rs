@@ -8,13 +8,15 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::answer::{CinderBackup, CinderSnapshot, CinderVolume, time};
+use super::attempts::left_in_error;
+use super::blank::inherited;
 use super::cloud::{Ask, Cloud, Service};
 use super::create::made_unanswered;
 use super::delete::settled;
 use super::errors::Fault;
-use super::handle::{Handle, Kind, parse_handle};
+use super::handle::{Handle, Kind, is_uuid};
 use super::params::SnapshotParams;
-use super::record::{CLUSTER, NAME, SOURCE};
+use super::record::{ATTEMPT, CLUSTER, NAME, RAW, SOURCE};
 use super::store::{Found, Store, handle_of, owner};
 use super::watch::{For, Watched, parsed};
 use crate::record::check_owner;
@@ -51,9 +53,10 @@ impl Copy for CinderBackup {
 
 impl Store {
     /// For keeping two calls of one name apart; the id is Cinder's to give.
-    pub(super) fn snapshot_key(spec: &SnapshotSpec) -> Result<SnapshotId> {
+    pub(super) fn snapshot_key(&self, spec: &SnapshotSpec) -> Result<SnapshotId> {
         SnapshotParams::parse(&spec.parameters)?;
-        let source = parse_handle(&spec.source.0)
+        let source = self
+            .handle(&spec.source.0)
             .map_err(|_| Error::NotFound(format!("source_volume_id: there is no volume {}", spec.source)))?;
         Ok(SnapshotId(format!("{}/name:{}", source.cloud.unwrap_or_default(), spec.name)))
     }
@@ -61,7 +64,8 @@ impl Store {
     /// Takes a snapshot, or finds the one taken before.
     pub(super) async fn snapshot(&self, ctx: &Ctx, spec: &SnapshotSpec) -> Result<Snapshot> {
         let params = SnapshotParams::parse(&spec.parameters)?;
-        let handle = parse_handle(&spec.source.0)
+        let handle = self
+            .handle(&spec.source.0)
             .map_err(|_| Error::NotFound(format!("source_volume_id: there is no volume {}", spec.source)))?;
         let none = || Error::NotFound(format!("source_volume_id: there is no volume {}", spec.source));
         let cloud = self.cloud(handle.cloud.as_deref()).ok_or_else(none)?.clone();
@@ -81,14 +85,14 @@ impl Store {
     ) -> Result<Snapshot> {
         ctx.stage("looking for it");
         if let Some(found) = self.taken_before::<T>(ctx, cloud, &spec.name).await? {
-            if source_of(cloud, &found).0 != spec.source.0 {
+            if Self::identity(&source_of(cloud, &found).0) != Self::identity(&spec.source.0) {
                 return Err(Error::AlreadyExists(format!(
                     "a snapshot named {:?} exists, of volume {}; use another name",
                     spec.name,
                     source_of(cloud, &found)
                 )));
             }
-            return self.complete(ctx, cloud, &found, params).await;
+            return self.complete(ctx, cloud, &found, params, &spec.name).await;
         }
         let source = settled(ctx, self.volume(&spec.source).await?).await?;
         if source.volume.status == "in-use" && !params.force {
@@ -99,11 +103,15 @@ impl Store {
         }
         ctx.check()?;
         ctx.stage("asking Cinder to take it");
-        let body = self.copy_request::<T>(spec, params, &source);
+        let attempt = self.attempts.begin();
+        let body = self.copy_request::<T>(spec, params, &source, attempt.clone());
         let fault = match cloud.send(Ask::post(Service::Volume, T::MANY, body)).await {
             Ok(mut value) => match parsed::<T>(value[T::ONE].take()) {
                 // The answer to a new backup has little more than its id.
-                Ok(made) => return self.complete(ctx, cloud, &made, params).await,
+                Ok(made) if is_uuid(made.id()) => {
+                    return self.complete(ctx, cloud, &made, params, &spec.name).await;
+                }
+                Ok(_) => Fault::Lost("the answer names no snapshot".into()),
                 Err(fault) => fault,
             },
             Err(fault) => fault,
@@ -111,8 +119,8 @@ impl Store {
         if !matches!(fault, Fault::Lost(_)) {
             return Err(fault.doing(&format!("taking snapshot {:?} of volume {}", spec.name, spec.source)));
         }
-        match made_unanswered(ctx, || self.taken_before::<T>(ctx, cloud, &spec.name)).await? {
-            Some(found) => self.complete(ctx, cloud, &found, params).await,
+        match made_unanswered(ctx, || self.of_attempt_copy::<T>(cloud, &spec.name, &attempt)).await? {
+            Some(found) => self.complete(ctx, cloud, &found, params, &spec.name).await,
             None => Err(fault.doing(&format!("taking snapshot {:?} of volume {}", spec.name, spec.source))),
         }
     }
@@ -122,11 +130,16 @@ impl Store {
         spec: &SnapshotSpec,
         params: &SnapshotParams,
         source: &Found,
+        attempt: String,
     ) -> serde_json::Value {
         let mut metadata: BTreeMap<String, String> = params.tags.clone();
         metadata.insert(CLUSTER.into(), self.config.owner.clone());
         metadata.insert(NAME.into(), spec.name.clone());
-        metadata.insert(SOURCE.into(), spec.source.0.clone());
+        metadata.insert(ATTEMPT.into(), attempt);
+        metadata.insert(SOURCE.into(), source.handle.to_string());
+        if inherited(&source.volume.metadata) {
+            metadata.insert(RAW.into(), "true".into());
+        }
         let mut body = json!({
             "volume_id": source.handle.id, "name": spec.name, "force": true, "metadata": metadata,
         });
@@ -136,23 +149,33 @@ impl Store {
         json!({ T::ONE: body })
     }
 
-    /// The snapshot of this name that an earlier call has taken; one that failed is removed. Of several the oldest.
+    /// The snapshot of this name that an earlier call has taken; of several the oldest. One that failed is removed if an
+    /// attempt of this process has taken it for nobody; any other may hold data.
     async fn taken_before<T: Copy>(&self, ctx: &Ctx, cloud: &Arc<Cloud>, name: &str) -> Result<Option<T>> {
-        let all = self.named::<T>(cloud, name, name).await?;
-        let (failed, mut good): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.status() == "error");
-        for one in failed {
-            self.remove_copy(ctx, cloud, &one).await?;
+        for one in self.named::<T>(cloud, name, name).await? {
+            match one.status() {
+                status if !status.starts_with("error") => return Ok(Some(one)),
+                _ if self.attempts.made(&one) => self.remove_copy(ctx, cloud, &one).await?,
+                _ => return Err(left_in_error(&one, name)),
+            }
         }
-        Ok((!good.is_empty()).then(|| good.swap_remove(0)))
+        Ok(None)
     }
 
-    /// Waits until a snapshot can be used. One that failed is removed, and the error has Cinder's words.
+    /// The snapshot of an attempt.
+    async fn of_attempt_copy<T: Copy>(&self, cloud: &Cloud, name: &str, attempt: &str) -> Result<Option<T>> {
+        let all = self.named::<T>(cloud, name, name).await?;
+        Ok(all.into_iter().find(|one| one.metadata().get(ATTEMPT).is_some_and(|it| it == attempt)))
+    }
+
+    /// Waits until a snapshot can be used. One of this process' that failed is removed, and the error has Cinder's words.
     async fn complete<T: Copy>(
         &self,
         ctx: &Ctx,
         cloud: &Arc<Cloud>,
         taken: &T,
         params: &SnapshotParams,
+        name: &str,
     ) -> Result<Snapshot> {
         ctx.stage("waiting for Cinder to take it");
         let (begun, id) = (Instant::now(), taken.id().to_owned());
@@ -177,6 +200,10 @@ impl Store {
             cloud.until(ctx, &what, judge).await?
         };
         if !good {
+            // The answer to a new backup has no metadata, so what is seen now decides.
+            if !self.attempts.made(&one) {
+                return Err(left_in_error(&one, name));
+            }
             let said = cloud.messages(one.id()).await.join("; ");
             self.remove_copy(ctx, cloud, &one).await?;
             return Err(Error::Internal(format!(
@@ -186,6 +213,7 @@ impl Store {
             )));
         }
         let snapshot = show(cloud, &one)?;
+        self.attempts.answered(&one);
         tracing::info!(snapshot = %snapshot.id, volume = %snapshot.source, "taken");
         Ok(snapshot)
     }
@@ -193,7 +221,7 @@ impl Store {
     /// One snapshot. None such: [`Error::NotFound`].
     pub(super) async fn get_snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
         let none = || Error::NotFound(format!("there is no snapshot {id}"));
-        let handle = parse_handle(&id.0).map_err(|_| none())?;
+        let handle = self.handle(&id.0).map_err(|_| none())?;
         let cloud = self.cloud(handle.cloud.as_deref()).ok_or_else(none)?;
         match handle.kind {
             Kind::Plain => show(cloud, &get::<CinderSnapshot>(cloud, &handle).await?.ok_or_else(none)?),
@@ -203,7 +231,7 @@ impl Store {
 
     /// Deletes a snapshot. None such: `Ok`. A volume that waited for this goes, too.
     pub(super) async fn delete_snapshot(&self, ctx: &Ctx, id: &SnapshotId) -> Result<()> {
-        let Ok(handle) = parse_handle(&id.0) else { return Ok(()) };
+        let Ok(handle) = self.handle(&id.0) else { return Ok(()) };
         let Some(cloud) = self.cloud(handle.cloud.as_deref()) else {
             return Err(Error::Refused(format!("snapshot {id} is in a cloud that is not configured")));
         };

@@ -6,16 +6,23 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::answer::{CinderVolume, Thing};
+use super::attempts::Attempts;
 use super::cloud::{Ask, Cloud, Service};
 use super::config::CinderConfig;
 use super::handle::{Handle, Kind, parse_handle};
+use super::notes::Notes;
 use super::record::{CLUSTER, NAME, VolumeRecord, from_metadata};
-use crate::{Condition, Error, NodeId, Result, StringMap, Volume, VolumeId};
+use super::room::Attaching;
+use super::status::advice;
+use crate::{Condition, Error, Identity, NodeId, Part, Result, StringMap, Volume, VolumeId};
 
 /// The backend's state.
 pub(super) struct Store {
     pub(super) config: CinderConfig,
     pub(super) clouds: Vec<Arc<Cloud>>,
+    pub(super) attempts: Attempts,
+    pub(super) attaching: Attaching,
+    pub(super) notes: Notes,
 }
 
 /// A volume that was found.
@@ -33,23 +40,36 @@ impl Store {
             let prefix = (i > 0).then(|| spec.name.clone());
             Arc::new(Cloud::new(spec.clone(), prefix, config.call_timeout))
         });
-        Ok(Self { clouds: clouds.collect(), config })
+        Ok(Self {
+            clouds: clouds.collect(),
+            notes: Notes::new(&config.state),
+            config,
+            attempts: Attempts::default(),
+            attaching: Attaching::default(),
+        })
     }
 
-    /// Whether the clouds answer and let us in.
-    pub(super) async fn check(&self) -> Result<()> {
-        if !self.config.controller {
-            // A node has no credentials, and a Probe must not ask the cloud from every node.
-            return Ok(());
+    /// Whether each cloud answers and lets us in; all are asked at once.
+    pub(super) async fn parts(self: &Arc<Self>) -> Vec<Part> {
+        // A node has no credentials, and a Probe must not ask the cloud from every node.
+        let asked = self.clouds.iter().filter(|_| self.config.controller).map(|cloud| {
+            let (store, cloud) = (self.clone(), cloud.clone());
+            let name = format!("cloud {}", cloud.spec.name);
+            (name, tokio::spawn(async move { store.check(&cloud).await }))
+        });
+        let asked: Vec<_> = asked.collect();
+        let mut parts = Vec::new();
+        for (name, task) in asked {
+            let state = task.await.unwrap_or_else(|e| Err(Error::Internal(e.to_string())));
+            parts.push(Part { name, state });
         }
-        for cloud in &self.clouds {
-            let ask = Ask::get(Service::Volume, "limits");
-            cloud
-                .send(ask)
-                .await
-                .map_err(|fault| fault.doing(&format!("asking cloud {}", cloud.spec.name)))?;
-            self.compare_zones(cloud).await;
-        }
+        parts
+    }
+
+    async fn check(&self, cloud: &Cloud) -> Result<()> {
+        let asked = cloud.send(Ask::get(Service::Volume, "limits")).await;
+        asked.map_err(|fault| fault.doing(&format!("asking cloud {}", cloud.spec.name)))?;
+        self.compare_zones(cloud).await;
         Ok(())
     }
 
@@ -113,10 +133,20 @@ impl Store {
         })
     }
 
+    /// A handle, as this driver writes it. No handle of ours: [`Error::Invalid`].
+    pub(super) fn handle(&self, text: &str) -> Result<Handle> {
+        Ok(parse_handle(text)?.without(self.config.first_cloud()))
+    }
+
+    /// What a handle names; a text that is none names itself.
+    pub(super) fn identity(text: &str) -> Identity {
+        parse_handle(text).map_or_else(|_| Identity::new(text), |handle| handle.identity())
+    }
+
     /// A volume. None such, or no handle of ours: [`Error::NotFound`].
     pub(super) async fn volume(&self, id: &VolumeId) -> Result<Found> {
         let none = || Error::NotFound(format!("there is no volume {id}"));
-        let handle = parse_handle(&id.0).map_err(|_| none())?;
+        let handle = self.handle(&id.0).map_err(|_| none())?;
         let cloud =
             self.cloud(handle.cloud.as_deref()).filter(|_| handle.kind == Kind::Plain).ok_or_else(none)?;
         let volume =
@@ -135,7 +165,9 @@ impl Store {
     /// their name in Cinder.
     pub(super) async fn named<T: Thing>(&self, cloud: &Cloud, display: &str, name: &str) -> Result<Vec<T>> {
         let listed = cloud.list::<T>(&format!("name={}", escape(display))).await;
-        let mut all = listed.map_err(|fault| fault.doing(&format!("looking for {} {display:?}", T::ONE)))?;
+        let listed = listed.map_err(|fault| fault.doing(&format!("looking for {} {display:?}", T::ONE)))?;
+        // One that cannot be read may be the one that is looked for.
+        let mut all = listed.whole()?;
         all.retain(|it| {
             owner(it) == Some(&self.config.owner) && it.metadata().get(NAME).is_some_and(|has| has == name)
         });
@@ -199,6 +231,15 @@ impl Found {
         sent.map(drop).map_err(|fault| fault.doing(doing))
     }
 
+    /// Removes a key of the volume's metadata; none such is fine.
+    pub(super) async fn remove_metadata(&self, key: &str, doing: &str) -> Result<()> {
+        let path = format!("volumes/{}/metadata/{key}", self.handle.id);
+        match self.cloud.send(Ask::delete(Service::Volume, path)).await {
+            Err(fault) if !fault.is(404) => Err(fault.doing(doing)),
+            _ => Ok(()),
+        }
+    }
+
     /// That it is not there any more.
     pub(super) fn gone(&self) -> Error {
         Error::NotFound(format!("there is no volume {}", self.handle))
@@ -220,7 +261,9 @@ impl Cloud {
     /// All volumes (or snapshots, or backups) of the project.
     pub(super) async fn all<T: Thing>(&self) -> Result<Vec<T>> {
         let listed = self.list::<T>("").await;
-        listed.map_err(|fault| fault.doing(&format!("listing {} of cloud {}", T::MANY, self.spec.name)))
+        let listed = listed
+            .map_err(|fault| fault.doing(&format!("listing {} of cloud {}", T::MANY, self.spec.name)))?;
+        Ok(listed.readable())
     }
 
     /// The names of a service's zones that can be used.
@@ -293,10 +336,7 @@ fn context(record: Option<&VolumeRecord>) -> StringMap {
 
 fn condition(volume: &CinderVolume) -> Condition {
     if volume.status.starts_with("error") {
-        return Condition::abnormal(format!(
-            "Cinder gives the status {:?}; see `openstack volume show {}` and `openstack volume message list`",
-            volume.status, volume.id
-        ));
+        return Condition::abnormal(advice(volume).unwrap_or_default());
     }
     Condition::healthy()
 }

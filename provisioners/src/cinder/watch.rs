@@ -13,7 +13,9 @@ use tokio::sync::{Notify, watch};
 use super::answer::{CinderBackup, CinderSnapshot, CinderVolume, Thing};
 use super::cloud::{Ask, Cloud, Service};
 use super::errors::Fault;
+use super::listed::Listed;
 use super::session::LISTS_BY_TIME;
+use super::status::advice;
 use crate::{Ctx, Error, Result};
 
 /// Before the first round: nothing is done at once.
@@ -30,10 +32,14 @@ const SLOW: Duration = Duration::from_secs(5);
 const UNSEEN: Duration = Duration::from_secs(3);
 /// What changed so long before a waiter came is listed, too: clocks of two machines of one cloud differ.
 const BEFORE: SignedDuration = SignedDuration::from_secs(5);
+/// Who waits for so long is told what an administrator can do.
+const SOON: Duration = Duration::from_secs(5);
 /// Entries of a page.
 const PAGE: usize = 500;
 /// So many are asked for by themselves in a round.
 const SINGLY: usize = 16;
+/// How long a round waits for one of them: the others are not kept waiting.
+const ONE: Duration = Duration::from_secs(5);
 
 /// Something that is waited for.
 pub(super) trait Watched: Thing {
@@ -65,7 +71,16 @@ pub(super) struct Round<T> {
     /// By id.
     pub(super) seen: HashMap<String, T>,
     gone: HashSet<String>,
-    failed: Option<Error>,
+    /// By id: what is wrong with one harms no other.
+    failed: HashMap<String, Error>,
+    /// The list itself failed.
+    all: Option<Error>,
+}
+
+impl<T> Round<T> {
+    fn new(begun: Instant) -> Self {
+        Self { begun, seen: HashMap::new(), gone: HashSet::new(), failed: HashMap::new(), all: None }
+    }
 }
 
 /// The poller of one kind of thing.
@@ -101,8 +116,8 @@ pub(super) struct For<'a> {
 
 impl<T> Default for Watch<T> {
     fn default() -> Self {
-        let none = Round { begun: Instant::now(), seen: HashMap::new(), gone: HashSet::new(), failed: None };
-        Self { waiting: Mutex::default(), rounds: watch::Sender::new(Arc::new(none)), came: Notify::new() }
+        let rounds = watch::Sender::new(Arc::new(Round::new(Instant::now())));
+        Self { waiting: Mutex::default(), rounds, came: Notify::new() }
     }
 }
 
@@ -138,7 +153,7 @@ impl Cloud {
         what: &For<'_>,
         judge: impl Fn(Option<&T>, &Round<T>) -> Option<Result<R>>,
     ) -> Result<R> {
-        let begun = Instant::now();
+        let (begun, stage) = (Instant::now(), ctx.current_stage());
         let watch = T::watch(self);
         let mut rounds = watch.rounds.subscribe();
         let _place = self.enter::<T>(what, begun);
@@ -150,10 +165,12 @@ impl Cloud {
             if round.begun < begun {
                 continue;
             }
-            if let Some(error) = &round.failed {
+            if let Some(error) = round.failed.get(what.id).or(round.all.as_ref()) {
                 if matches!(error, Error::Denied(_) | Error::Invalid { .. }) {
                     return Err(error.clone());
                 }
+                // The limit's error says it then.
+                ctx.stage(format!("waiting for Cinder; the last look failed: {error}"));
                 continue;
             }
             let verdict = match round.seen.get(what.id) {
@@ -163,6 +180,11 @@ impl Cloud {
             };
             if let Some(verdict) = verdict {
                 return verdict;
+            }
+            // Who gives up now is told what it is stuck in.
+            let stuck = round.seen.get(what.id).filter(|_| begun.elapsed() > SOON);
+            if let Some(advice) = stuck.and_then(advice).filter(|_| !stage.contains("--state")) {
+                ctx.stage(format!("{stage} ({advice})"));
             }
         }
     }
@@ -184,37 +206,61 @@ impl Cloud {
     }
 
     /// One round: a single thing is asked for by its id, several by a list of what has changed.
-    async fn look<T: Watched>(
-        &self,
-        waiters: &[Waiter],
-    ) -> Result<(HashMap<String, T>, HashSet<String>), Fault> {
-        let (mut seen, mut gone) = (HashMap::new(), HashSet::new());
+    async fn look<T: Watched>(self: &Arc<Self>, waiters: &[Waiter]) -> Round<T> {
+        let mut round = Round::new(Instant::now());
         let ids: HashSet<&str> = waiters.iter().map(|waiter| waiter.id.as_str()).collect();
         let alone = ids.len() == 1 && !waiters.iter().any(|waiter| waiter.all);
         if !alone && let Some(since) = waiters.iter().map(|waiter| waiter.since).min() {
             let since = since.saturating_sub(BEFORE).unwrap_or(since);
-            for thing in self.changed::<T>(since).await? {
-                seen.insert(thing.id().to_owned(), thing);
+            match self.changed::<T>(since).await {
+                Ok(listed) => {
+                    round.seen =
+                        listed.good.into_iter().map(|thing| (thing.id().to_owned(), thing)).collect();
+                    round.failed = listed.damaged.into_iter().collect();
+                }
+                Err(fault) => {
+                    round.all = Some(fault.doing(&format!("listing {}", T::MANY)));
+                    return round;
+                }
             }
         }
-        let unseen = waiters.iter().filter(|w| !seen.contains_key(&w.id));
+        let unseen = waiters.iter().filter(|w| !round.seen.contains_key(&w.id));
         let late: HashSet<String> =
             unseen.filter(|w| alone || w.begun.elapsed() > UNSEEN).map(|w| w.id.clone()).collect();
-        for id in late.into_iter().take(SINGLY) {
-            match self.one::<T>(&id).await? {
-                Some(thing) => drop(seen.insert(id, thing)),
-                None => drop(gone.insert(id)),
+        self.look_singly(late, &mut round).await;
+        round
+    }
+
+    /// Asks for some by themselves, all at once. One whose answer is an error or late is noted as that.
+    async fn look_singly<T: Watched>(self: &Arc<Self>, ids: HashSet<String>, round: &mut Round<T>) {
+        let mut asked = tokio::task::JoinSet::new();
+        for id in ids.into_iter().take(SINGLY) {
+            let cloud = self.clone();
+            asked.spawn(async move {
+                let looked = tokio::time::timeout(ONE, cloud.one::<T>(&id)).await;
+                let late = || Fault::Lost(format!("not in {} s", ONE.as_secs()));
+                let looked = looked.unwrap_or_else(|_| Err(late()));
+                (looked.map_err(|fault| fault.doing(&format!("asking for {} {id}", T::ONE))), id)
+            });
+        }
+        while let Some(Ok((looked, id))) = asked.join_next().await {
+            match looked {
+                Ok(Some(thing)) => drop(round.seen.insert(id, thing)),
+                Ok(None) => drop(round.gone.insert(id)),
+                Err(error) => drop(round.failed.insert(id, error)),
             }
         }
-        Ok((seen, gone))
     }
 
     /// One thing by its id; `None`: there is none.
     pub(super) async fn one<T: Thing>(&self, id: &str) -> Result<Option<T>, Fault> {
         match self.send(Ask::get(Service::Volume, format!("{}/{id}", T::MANY))).await {
-            Ok(mut value) => parsed(value[T::ONE].take()).map(Some),
-            Err(fault) if fault.is(404) => Ok(None),
-            Err(fault) => Err(fault),
+            Ok(mut value) => match parsed::<T>(value[T::ONE].take())? {
+                thing if thing.id() == id => Ok(Some(thing)),
+                other => Err(Fault::Lost(format!("the answer is about {:?}", other.id()))),
+            },
+            Err(fault) if fault.is_gone(id) => Ok(None),
+            Err(fault) => Err(fault.unless_gone(id)),
         }
     }
 
@@ -222,7 +268,7 @@ impl Cloud {
     pub(super) async fn ask_delete<T: Thing>(&self, id: &str) -> Result<bool, Fault> {
         match self.send(Ask::delete(Service::Volume, format!("{}/{id}", T::MANY))).await {
             Ok(_) => Ok(false),
-            Err(fault) if fault.is(404) => Ok(true),
+            Err(fault) if fault.is_gone(id) => Ok(true),
             // An earlier call, or the first sending of this request, has begun it.
             Err(fault) if fault.is(400) => match self.one::<T>(id).await? {
                 None => Ok(true),
@@ -234,7 +280,7 @@ impl Cloud {
     }
 
     /// What has changed since a time, as far as Cinder can tell; else all.
-    async fn changed<T: Thing>(&self, since: Timestamp) -> Result<Vec<T>, Fault> {
+    async fn changed<T: Thing>(&self, since: Timestamp) -> Result<Listed<T>, Fault> {
         let by_time =
             self.connected().await?.minor(Service::Volume) >= LISTS_BY_TIME && T::MANY == CinderVolume::MANY;
         let filter = if by_time {
@@ -246,24 +292,26 @@ impl Cloud {
     }
 
     /// All things that a filter (a query without its first sign) lets through, page by page.
-    pub(super) async fn list<T: Thing>(&self, filter: &str) -> Result<Vec<T>, Fault> {
-        let mut all: Vec<T> = Vec::new();
+    pub(super) async fn list<T: Thing>(&self, filter: &str) -> Result<Listed<T>, Fault> {
+        let mut all = Listed::default();
+        let mut marker = String::new();
         loop {
-            let marker = all.last().map(|last| format!("&marker={}", last.id())).unwrap_or_default();
             let path = format!("{}/detail?limit={PAGE}&{filter}{marker}", T::MANY);
             let mut value = match self.send(Ask::get(Service::Volume, path)).await {
                 // The marker was deleted meanwhile: begin again.
-                Err(fault) if !all.is_empty() && (fault.is(404) || fault.is(400)) => {
-                    all.clear();
+                Err(fault) if !marker.is_empty() && (fault.is(404) || fault.is(400)) => {
+                    (all, marker) = (Listed::default(), String::new());
                     continue;
                 }
                 other => other?,
             };
-            let page: Vec<T> = parsed(value[T::MANY].take())?;
-            let more = !page.is_empty() && value[format!("{}_links", T::MANY)].is_array();
-            all.extend(page);
-            if !more {
-                return Ok(all);
+            let page: Vec<Value> = parsed(value[T::MANY].take())?;
+            let last = page.last().and_then(|last| last["id"].as_str()).map(|id| format!("&marker={id}"));
+            let more = value[format!("{}_links", T::MANY)].is_array();
+            page.into_iter().for_each(|entry| all.add(entry));
+            match last.filter(|_| more) {
+                Some(last) => marker = last,
+                None => return Ok(all),
             }
         }
     }
@@ -288,13 +336,7 @@ async fn poll<T: Watched>(cloud: Arc<Cloud>) {
         };
         let begun = Instant::now();
         cloud.counts.polls.fetch_add(1, Ordering::Relaxed);
-        let round = match cloud.look::<T>(&waiters).await {
-            Ok((seen, gone)) => Round { begun, seen, gone, failed: None },
-            Err(fault) => {
-                let failed = Some(fault.doing(&format!("listing {}", T::MANY)));
-                Round { begun, seen: HashMap::new(), gone: HashSet::new(), failed }
-            }
-        };
+        let round = cloud.look::<T>(&waiters).await;
         watch.rounds.send_replace(Arc::new(round));
         let youngest = waiters.iter().map(|waiter| waiter.begun.elapsed()).min().unwrap_or_default();
         tokio::select! {

@@ -4,12 +4,21 @@ use super::params::{Params, VolumeType};
 use super::plan::{includes, supports};
 use super::size::{MIB, Space, minimum};
 use super::store::Store;
-use crate::{AccessType, Capability, Capacity, CapacityQuery, Result, StringMap};
+use crate::{AccessType, Capability, Capacity, CapacityQuery, Error, Result, StringMap};
 
 impl Store {
     /// What volumes of such parameters can still take here; elsewhere, or for a use that is not possible: nothing.
     pub(super) fn capacity(&self, query: &CapacityQuery) -> Result<Capacity> {
-        let params = Params::parse(&self.config, &query.parameters, &StringMap::new())?;
+        let none = StringMap::new();
+        // Without an answer the scheduler takes every node for full, and nobody sees what is wrong with the class. Creating
+        // the volume says it.
+        let params = match Params::parse(&self.config, &query.parameters, &none) {
+            Err(Error::Invalid { field, problem }) => {
+                tracing::warn!(field, problem, "the free space is asked for with a parameter that is wrong");
+                Params::parse(&self.config, &none, &none)?
+            }
+            other => other?,
+        };
         let here = query.topology.as_ref().is_none_or(|term| includes(term, &self.topology()));
         let block = query.capabilities.iter().any(|it| it.access == AccessType::Block);
         let possible = query.capabilities.iter().all(|it| supports(it).is_ok());

@@ -178,7 +178,7 @@ impl TreeCopy<'_> {
     ) -> Result<bool, Trouble> {
         let kind = meta.file_type();
         if kind.is_file() {
-            return self.file(level, name, meta, path);
+            return self.file(level, name, node, path);
         }
         if kind.is_symlink() {
             let target = readlinkat(node, c"", Vec::new())?;
@@ -195,21 +195,13 @@ impl TreeCopy<'_> {
         Ok(true)
     }
 
-    fn file(&self, level: &Level, name: &CStr, meta: &Metadata, path: &Path) -> Result<bool, Trouble> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let from = match openat(&level.from, name, flags, Mode::empty()) {
-            Ok(fd) => File::from(fd),
-            // Exchanged meanwhile: the next round sees what it is now.
-            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(false),
-            Err(e) => return Err(e.into()),
-        };
-        let now = from.metadata()?;
-        if (now.dev(), now.ino()) != (meta.dev(), meta.ino()) {
-            return Ok(false);
-        }
+    /// Copies a file's content: that of the inode which was looked at, whatever has its name now.
+    fn file(&self, level: &Level, name: &CStr, node: &File, path: &Path) -> Result<bool, Trouble> {
+        let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let from = File::from(openat(CWD, fd_path(node), flags, Mode::empty())?);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let to = File::from(openat(&level.to, name, flags, Mode::RUSR | Mode::WUSR)?);
-        if now.len() > 0 && !reflink(&from, &to)? {
+        if from.metadata()?.len() > 0 && !reflink(&from, &to)? {
             match copy_sparse(self.ctx, &from, &to, path, true) {
                 // Cut short meanwhile: the next round sees it.
                 Err(Error::Refused(_)) => {}

@@ -8,7 +8,9 @@ use rustix::io::Errno;
 
 use super::copy::create_image;
 use super::copytree::copy_tree;
-use super::layout::{Draft, Root, VOLUME_RECORD, failed, sync};
+use super::draft::Draft;
+use super::layout::{Root, VOLUME_RECORD, failed, sync};
+use super::lease::{Lease, Sharing};
 use super::params::{Mutable, VolumeType};
 use super::plan::Plan;
 use super::record::{FsState, Requested, VolumeRecord, encode};
@@ -37,7 +39,7 @@ impl Store {
         if let Some(found) = self.made_before(root, plan)? {
             return self.confirm(plan, &found);
         }
-        let origin = self.origin(plan)?;
+        let origin = self.origin(plan).map_err(|error| self.elsewhere(plan, error))?;
         let capacity = self.capacity_for(plan, origin.as_ref())?;
         Space::of(&root.path, self.config.reserve)?.check(capacity, &root.path)?;
         self.make(ctx, root, plan, origin.as_ref(), capacity)
@@ -82,6 +84,21 @@ impl Store {
         Ok(self.show(found))
     }
 
+    /// A source that is not here is on another node, where the caller chooses among nodes: Kubernetes' scheduler tries
+    /// another one when there is no room, and gives up where there is no source.
+    fn elsewhere(&self, plan: &Plan, error: Error) -> Error {
+        let chosen = plan.spec.topology.as_ref();
+        let chosen = chosen.is_some_and(|it| !it.requisite.is_empty() || !it.preferred.is_empty());
+        match error {
+            Error::NotFound(problem) if chosen => Error::Exhausted(format!(
+                "volume_content_source: {problem} on this node ({:?}); copies of local volumes are made on the node of their \
+                 source, which the nodeAffinity of the source's PersistentVolume names: have the pod scheduled there",
+                self.topology()
+            )),
+            other => other,
+        }
+    }
+
     fn origin(&self, plan: &Plan) -> Result<Option<Origin>> {
         let origin = match &plan.spec.source {
             None => return Ok(None),
@@ -92,7 +109,7 @@ impl Store {
                     data: found.data(),
                     kind: found.record.kind,
                     size: found.record.capacity,
-                    fs: found.record.fs,
+                    fs: found.record.fs.inherited(),
                     live: true,
                 }
             }
@@ -102,7 +119,7 @@ impl Store {
                     data: found.data(),
                     kind: found.record.kind,
                     size: found.record.size,
-                    fs: found.record.fs,
+                    fs: found.record.fs.inherited(),
                     live: false,
                 }
             }
@@ -140,6 +157,10 @@ impl Store {
         let target = root.path.join(&plan.dir_name);
         root.index(key, &plan.dir_name)?;
         if !draft.publish(VOLUME_RECORD, &encode(&record)?, &data, &target)? {
+            // Another process has made the same volume meanwhile, or it is somebody else's directory.
+            if let Some(found) = root.find_volume(key)? {
+                return self.confirm(plan, &found);
+            }
             root.unlink(key)?;
             return Err(collision(&target));
         }
@@ -213,6 +234,7 @@ pub(super) fn allocate(file: &std::fs::File, path: &Path, offset: u64, length: u
 fn fill_directory(ctx: &Ctx, plan: &Plan, origin: Option<&Origin>, data: &Path) -> Result<()> {
     let mut dress = Mutable { mode: plan.params.mode, uid: plan.params.uid, gid: plan.params.gid };
     if let Some(origin) = origin {
+        let _lease = Lease::take(ctx, &origin.data, Sharing::Copy)?;
         copy_tree(ctx, &origin.data, data)?;
     } else {
         std::fs::create_dir(data).map_err(|e| failed("creating", data, e))?;
@@ -255,7 +277,7 @@ fn check_origin(plan: &Plan, origin: &Origin) -> Result<()> {
         );
         return Err(Error::invalid("parameters[\"type\"]", problem));
     }
-    match (&plan.fs_type, &origin.fs.formatted) {
+    match (plan.fs_type.as_deref(), origin.fs.file_system()) {
         (Some(asked), Some(has)) if asked != has && !plan.block => {
             Err(Error::invalid("fsType", format!("{asked:?}, but the source holds {has}; ask for {has}")))
         }

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use super::draft::is_of;
 use super::layout::{Root, VOLUME_RECORD, is_dir, rename_new, sync};
+use super::lease::{Lease, Sharing};
+use super::list::names;
 use super::remove::remove_tree;
 use super::store::{Found, Store};
 use crate::{Ctx, Error, Result, SnapshotId, VolumeId};
@@ -23,6 +26,8 @@ impl Store {
             check_recordless(root, key)?;
             return root.unlink(key);
         };
+        // Nobody attaches or copies it between the look and the act.
+        let _lease = Lease::take(ctx, &found.data(), Sharing::Alone)?;
         self.check_unused(ctx, &found)?;
         ctx.stage("deleting");
         discard(root, "volume", key, &found.dir, &root.path)?;
@@ -75,6 +80,7 @@ impl Store {
             ));
         }
         self.check_owner(&format!("snapshot {id}"), &found.record.cluster)?;
+        let _lease = Lease::take(ctx, &found.data(), Sharing::Alone)?;
         ctx.stage("deleting");
         remove_snapshot(root, &handle.key, &found.dir)
     }
@@ -86,18 +92,22 @@ pub(super) fn remove_snapshot(root: &Root, key: &str, dir: &Path) -> Result<()> 
     empty_trash(root, "snapshot", key)
 }
 
-/// Moves a directory to the trash, durably.
+/// Moves a directory to the trash, durably, under a name that nobody else uses.
 fn discard(root: &Root, kind: &str, key: &str, dir: &Path, parent: &Path) -> Result<()> {
-    let trash = root.own("trash").join(format!("{kind}-{key}"));
+    let trash = root.own("trash").join(format!("{kind}-{key}.{}", uuid::Uuid::new_v4()));
     if !rename_new(dir, &trash)? {
-        return Err(Error::Internal(format!("{} is not empty; repeat the call", trash.display())));
+        return Err(Error::Internal(format!("{} exists; repeat the call", trash.display())));
     }
     sync(parent)
 }
 
-/// Removes what an earlier deletion of this key left.
+/// Removes what deletions of this key have left.
 fn empty_trash(root: &Root, kind: &str, key: &str) -> Result<()> {
-    remove_tree(&root.own("trash").join(format!("{kind}-{key}")))
+    let (trash, what) = (root.own("trash"), format!("{kind}-{key}"));
+    names(&trash, |_| true)?
+        .into_iter()
+        .filter(|name| is_of(name, &what))
+        .try_for_each(|name| remove_tree(&trash.join(name)))
 }
 
 /// Refuses to say that a volume is gone when its place is taken by something without a record.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::create::allocate;
 use super::layout::failed;
+use super::lease::{Lease, Sharing};
 use super::params::VolumeType;
 use super::size::{Space, round_up};
 use super::store::{Found, Store};
@@ -15,6 +16,11 @@ impl Store {
     /// Grows a volume to the range; never shrinks it.
     pub(super) fn expand(&self, ctx: &Ctx, id: &VolumeId, range: CapacityRange) -> Result<ExpandOutcome> {
         let found = self.volume(id)?;
+        let _lease = match found.record.kind {
+            VolumeType::File => Some(Lease::take(ctx, &found.data(), Sharing::Alone)?),
+            // Of a directory only the record changes.
+            VolumeType::Directory => None,
+        };
         let length = found.whole()?;
         let capacity = target(range, length.max(found.record.capacity))?;
         if found.record.kind == VolumeType::File && capacity > length {

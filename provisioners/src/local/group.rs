@@ -4,17 +4,20 @@
 //! makes them valid. Whatever is pending when nobody works on it is removed.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
 
 use jiff::Timestamp;
 
 use super::copy::{create_image, open_source};
 use super::copytree::{copy_tree, still_changing};
 use super::delete::remove_snapshot;
+use super::draft::Draft;
 use super::handle::{Handle, parse_handle};
-use super::layout::{Draft, Root, failed, remove_file, replace, sync};
+use super::layout::{Root, failed, remove_file, rename_new, sync, write_new};
+use super::lease::{Lease, Sharing};
 use super::params::VolumeType;
-use super::record::{GroupRecord, SnapshotRecord, encode, load};
+use super::record::{GroupRecord, SnapshotRecord, encode, is_absent, load};
 use super::snapshot::{FoundSnapshot, publish_snapshot, quiesce_limit};
 use super::store::{Found, Store};
 use super::walk::{Moment, changed_since};
@@ -29,6 +32,8 @@ struct Member<'a> {
     record: SnapshotRecord,
     /// The copied file, or the moment that a copied directory is of.
     copy: Copied,
+    /// Held until the copy is complete.
+    _lease: Lease,
 }
 
 enum Copied {
@@ -63,7 +68,7 @@ impl Store {
             }
             self.finish_pending(root, &handle.key)?;
         }
-        let mut members = self.start_members(spec, &handle)?;
+        let mut members = self.start_members(ctx, spec, &handle)?;
         let created = self.copy_members(ctx, &mut members)?;
         let record = GroupRecord {
             id: handle.to_string(),
@@ -76,7 +81,9 @@ impl Store {
         let root = self.root(&handle.root)?;
         ctx.check()?;
         if let Err(error) = publish_members(root, &handle, &record, members) {
-            self.finish_pending(root, &handle.key)?;
+            if !matches!(error, Error::Unavailable(_)) {
+                self.finish_pending(root, &handle.key)?;
+            }
             return Err(error);
         }
         tracing::info!(group = %handle, members = record.members.len(), "taken");
@@ -99,12 +106,13 @@ impl Store {
         self.show_group(record)
     }
 
-    fn start_members(&self, spec: &GroupSpec, group: &Handle) -> Result<Vec<Member<'_>>> {
+    fn start_members(&self, ctx: &Ctx, spec: &GroupSpec, group: &Handle) -> Result<Vec<Member<'_>>> {
         spec.sources
             .iter()
             .map(|id| {
                 let source = self.volume(id)?;
                 source.whole()?;
+                let lease = Lease::take(ctx, &source.data(), Sharing::Copy)?;
                 // No CSI name holds a control character, so no other snapshot has this name.
                 let name = format!("{}\u{1}{}", spec.name, source.handle);
                 let handle = Handle { root: source.root.name.clone(), key: key_for(&name) };
@@ -115,7 +123,7 @@ impl Store {
                 };
                 let now = Timestamp::now();
                 let record = self.snapshot_record(&handle, &name, &source, now, Some(group.to_string()));
-                Ok(Member { source, draft, handle, record, copy })
+                Ok(Member { source, draft, handle, record, copy, _lease: lease })
             })
             .collect()
     }
@@ -152,7 +160,7 @@ impl Store {
         let from = member.source.data();
         let to = member.draft.path.join(member.record.kind.data_name());
         match &mut member.copy {
-            Copied::File(file) => self.copy_quiet(ctx, &open_source(&from)?, file, &to, true),
+            Copied::File(file) => self.copy_unchanged(ctx, (&from, &open_source(&from)?), file, &to, true),
             Copied::Directory(moment) => {
                 *moment = Some(copy_tree(ctx, &from, &to)?);
                 Ok(())
@@ -160,9 +168,11 @@ impl Store {
         }
     }
 
-    /// Removes the members of a group that was not completed, or whose deletion began. Whether there was one.
+    /// Removes the members of a group that was not completed, or whose deletion began. Whether there was one. Another
+    /// process is making it: [`Error::Unavailable`].
     pub(super) fn finish_pending(&self, root: &Root, key: &str) -> Result<bool> {
         let pending = root.group(key, false);
+        let Some(_lock) = lock_pending(&pending)? else { return Ok(false) };
         let Some(record) = load::<GroupRecord>(&pending)? else {
             return Ok(false);
         };
@@ -191,8 +201,9 @@ impl Store {
             check_members(&record.id, &record.members, members)?;
             self.check_owner(&format!("group {id}"), &record.cluster)?;
             ctx.stage("deleting");
-            fs::rename(&complete, root.group(&handle.key, false))
-                .map_err(|e| failed("renaming", &complete, e))?;
+            if !rename_new(&complete, &root.group(&handle.key, false))? {
+                return Err(in_work(&complete));
+            }
             sync(&root.own("groups"))?;
             tracing::info!(group = %handle, "deleted");
         }
@@ -236,8 +247,16 @@ fn publish_members(
     record: &GroupRecord,
     members: Vec<Member<'_>>,
 ) -> Result<()> {
+    // Locked before it can be found, until the group is complete: what is pending and not locked is nobody's.
     let pending = root.group(&handle.key, false);
-    replace(&pending, &encode(record)?)?;
+    let draft = root.own("tmp").join(format!("group-{}.{}", handle.key, uuid::Uuid::new_v4()));
+    write_new(&draft, &encode(record)?)?;
+    let Some(_lock) = lock_pending(&draft)? else { return Err(in_work(&pending)) };
+    if !rename_new(&draft, &pending)? {
+        remove_file(&draft)?;
+        return Err(in_work(&pending));
+    }
+    sync(&root.own("groups"))?;
     for member in members {
         publish_snapshot(member.draft, &member.source, &member.record, &member.handle)?;
         sync(&member.source.root.own("snapshots"))?;
@@ -245,4 +264,21 @@ fn publish_members(
     let complete = root.group(&handle.key, true);
     fs::rename(&pending, &complete).map_err(|e| failed("renaming", &pending, e))?;
     sync(&root.own("groups"))
+}
+
+/// Locks the record of a group that is being made or deleted; none there: `None`.
+fn lock_pending(path: &Path) -> Result<Option<File>> {
+    let file = match File::open(path) {
+        Err(e) if is_absent(&e) => return Ok(None),
+        other => other.map_err(|e| failed("opening", path, e))?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(in_work(path)),
+        Err(TryLockError::Error(e)) => Err(failed("locking", path, e)),
+    }
+}
+
+fn in_work(path: &Path) -> Error {
+    Error::Unavailable(format!("{}: another process works on this group; repeat the call", path.display()))
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
 use super::record::is_absent;
-use super::remove::remove_tree;
 use crate::naming::is_safe_component;
+use crate::parts::Asked;
 use crate::{Error, Result};
 
 /// The backend's own directory below a root.
@@ -32,11 +32,13 @@ pub(super) struct Root {
     pub(super) path: PathBuf,
     /// Our directory `tmp`, locked (flock(2), shared) while this process may have unfinished work in it.
     lock: OnceLock<File>,
+    /// Whether it can be used, when it was asked that.
+    pub(super) asked: Asked,
 }
 
 impl Root {
     pub(super) fn new(name: &str, path: &Path) -> Self {
-        Self { name: name.to_owned(), path: path.to_owned(), lock: OnceLock::new() }
+        Self { name: name.to_owned(), path: path.to_owned(), lock: OnceLock::new(), asked: Asked::default() }
     }
 
     /// One of our own directories.
@@ -131,56 +133,21 @@ impl Root {
     pub(super) fn index(&self, key: &str, dir_name: &str) -> Result<()> {
         let index = self.own("index");
         let link = index.join(key);
-        let stale = remove_file(&link)?;
-        if dir_name != key {
-            std::os::unix::fs::symlink(dir_name, &link).map_err(|e| failed("linking", &link, e))?;
-        } else if stale {
-            sync(&index)?;
+        if dir_name == key {
+            return if remove_file(&link)? { sync(&index) } else { Ok(()) };
         }
-        Ok(())
+        if fs::read_link(&link).is_ok_and(|has| has == Path::new(dir_name)) {
+            return Ok(());
+        }
+        // In one step: another process may be looking for the volume.
+        let temporary = index.join(format!(".{}.tmp", uuid::Uuid::new_v4()));
+        std::os::unix::fs::symlink(dir_name, &temporary).map_err(|e| failed("linking", &link, e))?;
+        fs::rename(&temporary, &link).map_err(|e| failed("linking", &link, e))
     }
 
     /// Removes a volume's link, if there is one.
     pub(super) fn unlink(&self, key: &str) -> Result<()> {
         remove_file(&self.own("index").join(key)).map(drop)
-    }
-}
-
-/// Something being made in `tmp`: removed when dropped, unless it was published.
-#[derive(Debug)]
-pub(super) struct Draft {
-    pub(super) path: PathBuf,
-    published: bool,
-}
-
-impl Draft {
-    /// Starts anew; what an earlier try left is thrown away.
-    pub(super) fn start(root: &Root, kind: &str, key: &str) -> Result<Self> {
-        let path = root.own("tmp").join(format!("{kind}-{key}"));
-        remove_tree(&path)?;
-        let mut builder = DirBuilder::new();
-        builder.mode(0o700).create(&path).map_err(|e| failed("creating", &path, e))?;
-        Ok(Self { path, published: false })
-    }
-
-    /// Writes the record, makes all durable and moves it to `target`, which must not exist. `Ok(false)`: it does.
-    /// The record's file goes first: its fsync commits the other new files of the directory in one go.
-    pub(super) fn publish(mut self, record: &str, bytes: &[u8], data: &Path, target: &Path) -> Result<bool> {
-        write_new(&self.path.join(record), bytes)?;
-        sync(data)?;
-        sync(&self.path)?;
-        self.published = rename_new(&self.path, target)?;
-        Ok(self.published)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if !self.published
-            && let Err(error) = remove_tree(&self.path)
-        {
-            tracing::warn!(%error, "a temporary directory is left; the next start removes it");
-        }
     }
 }
 
@@ -211,7 +178,7 @@ pub(super) fn sync(path: &Path) -> Result<()> {
     file.sync_all().map_err(|e| failed("syncing", path, e))
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(path).map_err(|e| failed("creating", path, e))?;
@@ -227,11 +194,30 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = dir.join(format!(".{}.tmp", name.display()));
     let written = write_new(&temporary, bytes)
         .and_then(|()| fs::rename(&temporary, path).map_err(|e| failed("renaming", &temporary, e)));
-    if written.is_err() {
+    if let Err(error) = written {
         let _ = remove_file(&temporary);
+        return match error {
+            // No space, or no quota.
+            Error::Exhausted(_) => replace_in_place(path, bytes, error),
+            other => Err(other),
+        };
     }
-    written?;
     sync(dir)
+}
+
+/// What becomes shorter, because something is let go of, needs no space: it is written over the old bytes at once, with
+/// white space to their end. A volume on a full disk could not be given up otherwise.
+fn replace_in_place(path: &Path, bytes: &[u8], full: Error) -> Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    let Ok(file) = OpenOptions::new().write(true).open(path) else { return Err(full) };
+    let length = file.metadata().map_err(|e| failed("looking at", path, e))?.len();
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if bytes.len() > length {
+        return Err(full);
+    }
+    let mut padded = bytes.to_vec();
+    padded.resize(length, b' ');
+    file.write_all_at(&padded, 0).and_then(|()| file.sync_all()).map_err(|e| failed("writing", path, e))
 }
 
 /// Renames, but never over anything. `Ok(false)`: the target exists.

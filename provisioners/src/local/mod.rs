@@ -5,7 +5,7 @@
 //! <root>/<volume>/disk.img | data/   its data: a file (type file) or a directory (type directory)
 //! <root>/.volumectl/
 //!   index/<key> -> <volume>          only where nameTemplate made the directory's name
-//!   tmp/                             what is being made: published by one rename, so complete or absent
+//!   tmp/<what>.<random>/             what is being made, locked: published by one rename, so complete or absent
 //!   trash/                           what is being deleted
 //!   snapshots/<key>/                 snapshot.json and the data, a full copy
 //!   groups/<key>.json                a group of snapshots; `.pending` while it is made or deleted
@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::blocking::blocking;
+use crate::blocking::Workers;
+use crate::parts::any;
 use crate::{
-    Backend, Capability, Creation, Ctx, ParameterDoc, Provisioner, Result, StringMap, Volume, VolumeId,
-    VolumeSpec,
+    Backend, Capability, Creation, Ctx, Identity, ParameterDoc, Part, Provisioner, Result, StringMap, Volume,
+    VolumeId, VolumeSpec,
 };
 
 mod attach;
@@ -30,10 +31,12 @@ mod copy;
 mod copytree;
 mod create;
 mod delete;
+mod draft;
 mod expand;
 mod group;
 mod handle;
 mod layout;
+mod lease;
 mod list;
 mod modify;
 mod node;
@@ -54,6 +57,7 @@ mod tests;
 
 pub use config::{DEFAULT_SIZE, LocalConfig, Reserve};
 pub use handle::{Handle, parse_handle};
+pub use lease::{Lease, Sharing};
 pub use record::check_volume_record;
 
 use plan::Plan;
@@ -71,6 +75,10 @@ pub trait LocalHost: Send + Sync + 'static {
     /// A backing file in use as a raw block device cannot be stopped: [`crate::Error::Refused`].
     fn quiesce(&self, data: &[PathBuf], limit: Duration) -> Result<Box<dyn Quiesced>>;
 
+    /// What tells whether a backing file was attached, detached or written to: compared before and after a copy. Its text
+    /// means nothing else.
+    fn activity(&self, data: &Path) -> Result<String>;
+
     /// Tells the loop device over the file, if there is one, that the file has grown.
     fn grown(&self, data: &Path) -> Result<()>;
 }
@@ -85,13 +93,14 @@ pub trait Quiesced: Send {
 /// The local backend.
 pub struct Local {
     store: Arc<Store>,
+    workers: Workers<Store>,
 }
 
 impl Local {
-    /// Checks the configuration; touches no disk. Something wrong: [`crate::Error::Invalid`].
+    /// Checks the configuration; changes nothing on disk. Something wrong: [`crate::Error::Invalid`].
     pub fn new(config: LocalConfig, host: Arc<dyn LocalHost>) -> Result<Self> {
         let store = Arc::new(Store::new(config, host)?);
-        Ok(Self { store })
+        Ok(Self { workers: Workers::new("local", store.clone()), store })
     }
 
     /// The backend with all its features; attachment only if configured.
@@ -113,14 +122,6 @@ impl Local {
     pub fn recover(&self) -> Result<Vec<String>> {
         self.store.recover()
     }
-
-    /// Runs work on a thread that may block. It goes on to its end when the caller goes away.
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        blocking("local", self.store.clone(), work).await
-    }
 }
 
 #[async_trait]
@@ -134,7 +135,16 @@ impl Provisioner for Local {
     }
 
     async fn check(&self) -> Result<()> {
-        self.run(Store::check).await
+        any(self.parts().await)
+    }
+
+    async fn parts(&self) -> Vec<Part> {
+        let parts = self.workers.ask(|store| Ok(store.parts())).await;
+        parts.unwrap_or_else(|error| vec![Part { name: String::new(), state: Err(error) }])
+    }
+
+    fn identity(&self, handle: &str) -> Identity {
+        self.store.identity(handle)
     }
 
     fn supports(&self, capability: &Capability) -> Result<()> {
@@ -143,27 +153,27 @@ impl Provisioner for Local {
 
     fn prepare(&self, spec: VolumeSpec) -> Result<Box<dyn Creation>> {
         let plan = Plan::new(&self.store.config, &self.store.topology(), spec)?;
-        Ok(Box::new(LocalCreation { store: self.store.clone(), plan }))
+        Ok(Box::new(LocalCreation { workers: self.workers.clone(), plan }))
     }
 
     async fn delete(&self, ctx: &Ctx, id: &VolumeId) -> Result<()> {
         let (ctx, id) = (ctx.clone(), id.clone());
-        self.run(move |store| store.delete(&ctx, &id)).await
+        self.workers.change(move |store| store.delete(&ctx, &id)).await
     }
 
     async fn get(&self, id: &VolumeId) -> Result<Volume> {
         let id = id.clone();
-        self.run(move |store| Ok(store.show(&store.volume(&id)?))).await
+        self.workers.ask(move |store| Ok(store.show(&store.volume(&id)?))).await
     }
 
-    async fn differs(&self, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>> {
+    async fn differs(&self, _: &Ctx, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>> {
         let (id, parameters) = (id.clone(), parameters.clone());
-        self.run(move |store| store.differs(&id, &parameters)).await
+        self.workers.ask(move |store| store.differs(&id, &parameters)).await
     }
 }
 
 struct LocalCreation {
-    store: Arc<Store>,
+    workers: Workers<Store>,
     plan: Plan,
 }
 
@@ -174,7 +184,7 @@ impl Creation for LocalCreation {
     }
 
     async fn run(self: Box<Self>, ctx: &Ctx) -> Result<Volume> {
-        let (ctx, plan) = (ctx.clone(), self.plan);
-        blocking("local", self.store, move |store| store.create(&ctx, &plan)).await
+        let (ctx, plan, workers) = (ctx.clone(), self.plan, self.workers);
+        workers.change(move |store| store.create(&ctx, &plan)).await
     }
 }

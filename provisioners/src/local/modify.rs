@@ -15,7 +15,7 @@ impl Store {
                 found.whole()?;
                 set_attributes(&found.data(), wish)?;
             }
-            VolumeType::File => check_file(found.record.fs.formatted.as_deref(), wish)?,
+            VolumeType::File => check_file(found.record.fs.file_system(), wish)?,
         }
         found.update(|record| {
             let before = record.modified.clone();

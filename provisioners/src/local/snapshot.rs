@@ -9,8 +9,10 @@ use jiff::Timestamp;
 
 use super::copy::{copy_sparse, create_image, open_source, reflink};
 use super::copytree::copy_tree;
+use super::draft::Draft;
 use super::handle::{Handle, parse_handle};
-use super::layout::{Draft, Root, SNAPSHOT_RECORD, failed, is_dir, sync};
+use super::layout::{Root, SNAPSHOT_RECORD, failed, is_dir, sync};
+use super::lease::{Lease, Sharing};
 use super::params::VolumeType;
 use super::record::{SnapshotRecord, encode, load};
 use super::size::{MIB, Space};
@@ -108,7 +110,13 @@ impl Store {
         let data = draft.path.join(source.record.kind.data_name());
         let created = self.take(ctx, &source, &data)?;
         let record = self.snapshot_record(&handle, &spec.name, &source, created, None);
-        publish_snapshot(draft, &source, &record, &handle)?;
+        if let Err(error) = publish_snapshot(draft, &source, &record, &handle) {
+            // Another process may have taken the same snapshot meanwhile.
+            return match self.find_snapshot(source.root, &handle.key)? {
+                Some(found) => self.confirm_snapshot(spec, &found),
+                None => Err(error),
+            };
+        }
         sync(&source.root.own("snapshots"))?;
         tracing::info!(snapshot = %handle, volume = %source.handle, "taken");
         Ok(self.find_snapshot_by_id(&SnapshotId(handle.to_string()))?.show())
@@ -142,7 +150,7 @@ impl Store {
             source: source.handle.to_string(),
             kind: source.record.kind,
             size: source.record.capacity,
-            fs: source.record.fs.clone(),
+            fs: source.record.fs.inherited(),
             created,
             group,
         }
@@ -152,7 +160,10 @@ impl Store {
     fn take(&self, ctx: &Ctx, source: &Found<'_>, data: &Path) -> Result<Timestamp> {
         source.whole()?;
         match source.record.kind {
-            VolumeType::Directory => timestamp(copy_tree(ctx, &source.data(), data)?),
+            VolumeType::Directory => {
+                let _lease = Lease::take(ctx, &source.data(), Sharing::Copy)?;
+                timestamp(copy_tree(ctx, &source.data(), data)?)
+            }
             VolumeType::File => {
                 let to = create_image(data)?;
                 self.copy_image(ctx, &source.data(), &to, data, true, true)
@@ -171,6 +182,8 @@ impl Store {
         live: bool,
         share: bool,
     ) -> Result<Timestamp> {
+        // Held until the copy is complete, so that no process attaches, grows or deletes it meanwhile.
+        let _lease = Lease::take(ctx, from, Sharing::Copy)?;
         let source = open_source(from)?;
         if !live {
             self.copy_quiet(ctx, &source, to, to_path, share)?;
@@ -180,7 +193,7 @@ impl Store {
         match self.host.quiesce(&[from.to_owned()], quiesce_limit(&[from.to_owned()])) {
             Ok(quiet) => {
                 let moment = Timestamp::now();
-                self.copy_quiet(ctx, &source, to, to_path, share)?;
+                self.copy_unchanged(ctx, (from, &source), to, to_path, share)?;
                 quiet.resume()?;
                 Ok(moment)
             }
@@ -192,6 +205,35 @@ impl Store {
             }
             Err(other) => Err(other),
         }
+    }
+
+    /// Copies an image that should stand still. What was attached, detached, grown or written to meanwhile, by whomever, is
+    /// of no moment at all: [`Error::Unavailable`], and the copy is thrown away.
+    pub(super) fn copy_unchanged(
+        &self,
+        ctx: &Ctx,
+        (path, from): (&Path, &File),
+        to: &File,
+        to_path: &Path,
+        share: bool,
+    ) -> Result<()> {
+        let look = || -> Result<_> {
+            let meta = from.metadata().map_err(|e| failed("looking at", path, e))?;
+            let changed = (meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
+            Ok((meta.len(), changed, self.host.activity(path)?))
+        };
+        let before = look()?;
+        self.copy_quiet(ctx, from, to, to_path, share)?;
+        let after = look()?;
+        if before == after {
+            return Ok(());
+        }
+        Err(Error::Unavailable(format!(
+            "{} was used while it was copied ({} before, {} after), so the copy is thrown away; repeat the call",
+            path.display(),
+            before.2,
+            after.2
+        )))
     }
 
     /// Copies an image that does not change.

@@ -1,25 +1,29 @@
 //! Finding volumes, showing them and changing their records.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use rustix::fs::{FlockOperation, flock};
 
 use super::config::LocalConfig;
 use super::handle::{Handle, parse_handle};
 use super::layout::{Root, VOLUME_RECORD, failed, is_dir, replace};
+use super::lease::{Sharing, lock};
 use super::params::{Params, VolumeType};
 use super::record::{VolumeRecord, encode, is_absent, load};
 use super::size::Space;
 use super::{LocalHost, record};
-use crate::{Condition, Error, NodeId, Result, StringMap, Topology, Volume, VolumeId};
+use crate::identity::firsts;
+use crate::parts::{Question, ask_all};
+use crate::{Condition, Ctx, Error, Identity, NodeId, Part, Result, StringMap, Topology, Volume, VolumeId};
 
 /// The backend's state: only what was configured. All else is on disk.
 pub(super) struct Store {
     pub(super) config: LocalConfig,
     /// In the order of their handles.
-    pub(super) roots: Vec<Root>,
+    pub(super) roots: Vec<Arc<Root>>,
+    /// Of each root the first that is the same directory: a symbolic link or a bind mount may lead there.
+    firsts: Vec<usize>,
     pub(super) host: Arc<dyn LocalHost>,
 }
 
@@ -103,7 +107,7 @@ impl Found<'_> {
         change: impl FnOnce(&mut VolumeRecord) -> Result<bool>,
     ) -> Result<VolumeRecord> {
         let dir = File::open(&self.dir).map_err(|e| failed("opening", &self.dir, e))?;
-        flock(&dir, FlockOperation::LockExclusive).map_err(|e| failed("locking", &self.dir, e.into()))?;
+        lock(&Ctx::new(), &dir, &self.dir, Sharing::Alone)?;
         let path = self.dir.join(VOLUME_RECORD);
         let mut record: VolumeRecord = load(&path)?
             .ok_or_else(|| Error::NotFound(format!("volume {}: its record is gone", self.handle)))?;
@@ -117,14 +121,32 @@ impl Found<'_> {
 impl Store {
     pub(super) fn new(config: LocalConfig, host: Arc<dyn LocalHost>) -> Result<Self> {
         config.validate()?;
-        let mut roots: Vec<_> = config.roots.iter().map(|(name, path)| Root::new(name, path)).collect();
+        let mut roots: Vec<_> =
+            config.roots.iter().map(|(name, path)| Arc::new(Root::new(name, path))).collect();
         roots.sort_by_key(|root| format!("{}:", root.name));
-        Ok(Self { config, roots, host })
+        // One alone has no other names.
+        let look = roots.len() > 1;
+        let seen: Vec<_> =
+            roots.iter().map(|root| look.then(|| fs::metadata(&root.path).ok()).flatten()).collect();
+        let firsts = firsts(&seen, |a, b| match (a, b) {
+            (Some(a), Some(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+            _ => false,
+        });
+        Ok(Self { config, roots, firsts, host })
+    }
+
+    /// What a handle names; a text that is none names itself.
+    pub(super) fn identity(&self, text: &str) -> Identity {
+        let Ok(mut handle) = parse_handle(text) else { return Identity::new(text) };
+        if let Some(at) = self.roots.iter().position(|root| root.name == handle.root) {
+            handle.root.clone_from(&self.roots[self.firsts[at]].name);
+        }
+        Identity::new(handle)
     }
 
     /// A configured root; one that is not: [`Error::NotFound`].
     pub(super) fn root(&self, name: &str) -> Result<&Root> {
-        let root = self.roots.iter().find(|root| root.name == name);
+        let root = self.roots.iter().map(Arc::as_ref).find(|root| root.name == name);
         root.ok_or_else(|| {
             Error::NotFound(format!("root {name:?} is not configured here; add it to the configuration"))
         })
@@ -188,9 +210,9 @@ impl Store {
             return Condition::abnormal(error.to_string());
         }
         let fs = &found.record.fs;
-        if let (Some(fs_type), None) = (&fs.formatting, &fs.formatted) {
+        if let (Some(fs_type), None) = (&fs.formatting, fs.file_system()) {
             return Condition::abnormal(format!(
-                "a format with {fs_type} was begun and not completed; it is repeated when the volume is staged again"
+                "an older version began a format with {fs_type} and did not complete it; when the volume is staged again, it is formatted if nothing was written, and refused if not"
             ));
         }
         match Space::of(&found.root.path, self.config.reserve) {
@@ -207,13 +229,17 @@ impl Store {
         }
     }
 
-    /// Whether a process can use all roots: they are there (made when missing), and not read-only.
-    pub(super) fn check(&self) -> Result<()> {
-        for root in &self.roots {
-            root.ensure()?;
-            check_writable(&root.path)?;
-        }
-        Ok(())
+    /// Whether each root can be used: it is there (made when missing), and not read-only.
+    pub(super) fn parts(&self) -> Vec<Part> {
+        let question = |root: &Arc<Root>| {
+            let root = root.clone();
+            Question {
+                name: format!("root {}", root.name),
+                asked: root.asked.clone(),
+                ask: Box::new(move || root.ensure().and_then(|()| check_writable(&root.path))),
+            }
+        };
+        ask_all(self.roots.iter().map(question).collect())
     }
 }
 

@@ -6,9 +6,9 @@ use super::Local;
 use super::store::Store;
 use crate::{
     Access, Attachment, Capacity, CapacityQuery, CapacityRange, CapacityReport, Clones, Ctx, ExpandOutcome,
-    Expansion, GroupSnapshot, GroupSnapshots, GroupSpec, Listing, Modify, NodeAccess, NodeId, NodeRequest,
-    NodeVolume, Page, Placement, PublishRequest, Result, Snapshot, SnapshotId, SnapshotSpec, Snapshots,
-    StringMap, Topology, Volume, VolumeId,
+    Expansion, FsNote, GroupSnapshot, GroupSnapshots, GroupSpec, Listing, Modify, NodeAccess, NodeId,
+    NodeRequest, NodeVolume, Page, Placement, PublishRequest, Result, Snapshot, SnapshotId, SnapshotSpec,
+    Snapshots, StringMap, Topology, Volume, VolumeId,
 };
 
 #[async_trait]
@@ -19,27 +19,28 @@ impl Snapshots for Local {
 
     async fn snapshot(&self, ctx: &Ctx, spec: SnapshotSpec) -> Result<Snapshot> {
         let ctx = ctx.clone();
-        self.run(move |store| store.snapshot(&ctx, &spec)).await
+        self.workers.change(move |store| store.snapshot(&ctx, &spec)).await
     }
 
     async fn delete_snapshot(&self, ctx: &Ctx, id: &SnapshotId) -> Result<()> {
         let (ctx, id) = (ctx.clone(), id.clone());
-        self.run(move |store| store.delete_snapshot(&ctx, &id)).await
+        self.workers.change(move |store| store.delete_snapshot(&ctx, &id)).await
     }
 
-    async fn get_snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
+    async fn get_snapshot(&self, _: &Ctx, id: &SnapshotId) -> Result<Snapshot> {
         let id = id.clone();
-        self.run(move |store| Ok(store.find_snapshot_by_id(&id)?.show())).await
+        self.workers.ask(move |store| Ok(store.find_snapshot_by_id(&id)?.show())).await
     }
 
     async fn list_snapshots(
         &self,
+        _: &Ctx,
         source: Option<&VolumeId>,
         after: Option<&str>,
         max: usize,
     ) -> Result<Page<Snapshot>> {
         let (source, after) = (source.cloned(), after.map(str::to_owned));
-        self.run(move |store| store.list_snapshots(source.as_ref(), after.as_deref(), max)).await
+        self.workers.ask(move |store| store.list_snapshots(source.as_ref(), after.as_deref(), max)).await
     }
 }
 
@@ -53,17 +54,17 @@ impl GroupSnapshots for Local {
 
     async fn snapshot_group(&self, ctx: &Ctx, spec: GroupSpec) -> Result<GroupSnapshot> {
         let ctx = ctx.clone();
-        self.run(move |store| store.snapshot_group(&ctx, &spec)).await
+        self.workers.change(move |store| store.snapshot_group(&ctx, &spec)).await
     }
 
     async fn delete_group(&self, ctx: &Ctx, id: &str, members: &[SnapshotId]) -> Result<()> {
         let (ctx, id, members) = (ctx.clone(), id.to_owned(), members.to_vec());
-        self.run(move |store| store.delete_group(&ctx, &id, &members)).await
+        self.workers.change(move |store| store.delete_group(&ctx, &id, &members)).await
     }
 
-    async fn get_group(&self, id: &str, members: &[SnapshotId]) -> Result<GroupSnapshot> {
+    async fn get_group(&self, _: &Ctx, id: &str, members: &[SnapshotId]) -> Result<GroupSnapshot> {
         let (id, members) = (id.to_owned(), members.to_vec());
-        self.run(move |store| store.get_group(&id, &members)).await
+        self.workers.ask(move |store| store.get_group(&id, &members)).await
     }
 }
 
@@ -71,7 +72,7 @@ impl GroupSnapshots for Local {
 impl Expansion for Local {
     async fn expand(&self, ctx: &Ctx, id: &VolumeId, range: CapacityRange) -> Result<ExpandOutcome> {
         let (ctx, id) = (ctx.clone(), id.clone());
-        self.run(move |store| store.expand(&ctx, &id, range)).await
+        self.workers.change(move |store| store.expand(&ctx, &id, range)).await
     }
 }
 
@@ -79,12 +80,12 @@ impl Expansion for Local {
 impl Attachment for Local {
     async fn publish(&self, _: &Ctx, id: &VolumeId, request: &PublishRequest) -> Result<StringMap> {
         let (id, request) = (id.clone(), request.clone());
-        self.run(move |store| store.publish(&id, &request)).await
+        self.workers.change(move |store| store.publish(&id, &request)).await
     }
 
     async fn unpublish(&self, _: &Ctx, id: &VolumeId, node: Option<&NodeId>) -> Result<()> {
         let (id, node) = (id.clone(), node.cloned());
-        self.run(move |store| store.unpublish(&id, node.as_ref())).await
+        self.workers.change(move |store| store.unpublish(&id, node.as_ref())).await
     }
 }
 
@@ -92,7 +93,7 @@ impl Attachment for Local {
 impl Listing for Local {
     async fn list(&self, after: Option<&str>, max: usize) -> Result<Page<Volume>> {
         let after = after.map(str::to_owned);
-        self.run(move |store| store.list(after.as_deref(), max)).await
+        self.workers.ask(move |store| store.list(after.as_deref(), max)).await
     }
 }
 
@@ -100,7 +101,7 @@ impl Listing for Local {
 impl CapacityReport for Local {
     async fn capacity(&self, query: &CapacityQuery) -> Result<Capacity> {
         let query = query.clone();
-        self.run(move |store| store.capacity(&query)).await
+        self.workers.ask(move |store| store.capacity(&query)).await
     }
 }
 
@@ -108,7 +109,7 @@ impl CapacityReport for Local {
 impl Modify for Local {
     async fn modify(&self, _: &Ctx, id: &VolumeId, parameters: &StringMap) -> Result<()> {
         let (id, parameters) = (id.clone(), parameters.clone());
-        self.run(move |store| store.modify(&id, &parameters)).await
+        self.workers.change(move |store| store.modify(&id, &parameters)).await
     }
 }
 
@@ -122,16 +123,16 @@ impl Placement for Local {
 impl NodeAccess for Local {
     async fn access(&self, request: &NodeRequest<'_>) -> Result<NodeVolume> {
         let id = request.id.clone();
-        self.run(move |store| store.access(&id)).await
+        self.workers.ask(move |store| store.access(&id)).await
     }
 
     async fn held(&self, id: &VolumeId) -> Result<Access> {
         let id = id.clone();
-        self.run(move |store| store.access(&id).map(|volume| volume.access)).await
+        self.workers.ask(move |store| store.access(&id).map(|volume| volume.access)).await
     }
 
-    async fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()> {
-        let (id, fs_type) = (id.clone(), fs_type.to_owned());
-        self.run(move |store| store.formatted(&id, &fs_type, done)).await
+    async fn note(&self, id: &VolumeId, note: &FsNote) -> Result<()> {
+        let (id, note) = (id.clone(), note.clone());
+        self.workers.change(move |store| store.note(&id, &note)).await
     }
 }

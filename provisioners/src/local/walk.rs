@@ -1,18 +1,17 @@
-//! Looking at a directory tree that users write to, one openat2(2) below the directory before: no link is followed and
-//! no mount entered.
+//! Looking at a directory tree that users write to: no link is followed and no mount entered.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::Dir;
 use rustix::io::Errno;
 
+pub(super) use crate::tree::{fd_path, is_dot, open_below, open_node};
 use crate::{Error, Result};
 
 /// The deepest tree that is looked at: each level holds descriptors.
@@ -83,37 +82,7 @@ pub(super) fn now(dir: &File, path: &Path) -> Result<Moment> {
 }
 
 pub(super) fn open_top(path: &Path) -> Result<File> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(CWD, path, flags, Mode::empty()).map(File::from).map_err(|e| problem("opening", path, e))
-}
-
-/// Opens a directory's child to look at it only; `None`: it is gone.
-pub(super) fn open_node(dir: &File, name: &CStr) -> io::Result<Option<File>> {
-    open_child(dir, name, OFlags::PATH)
-}
-
-/// Opens a directory in a directory; `None`: it is gone, or no directory any more.
-pub(super) fn open_below(dir: &File, name: &CStr) -> io::Result<Option<File>> {
-    open_child(dir, name, OFlags::RDONLY | OFlags::DIRECTORY)
-}
-
-fn open_child(dir: &File, name: &CStr, flags: OFlags) -> io::Result<Option<File>> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat2(dir, name, flags, Mode::empty(), resolve) {
-        Ok(fd) => Ok(Some(File::from(fd))),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        Err(e) => Err(e.into()),
-    }
-}
-
-/// The name of an open file itself, also of a symbolic link (proc(5)).
-pub(super) fn fd_path(file: &File) -> String {
-    format!("/proc/self/fd/{}", file.as_raw_fd())
-}
-
-pub(super) fn is_dot(name: &CStr) -> bool {
-    name == c"." || name == c".."
+    crate::tree::open_top(path).map_err(|e| problem("opening", path, e))
 }
 
 pub(super) fn problem(doing: &str, path: &Path, error: impl Into<io::Error>) -> Error {

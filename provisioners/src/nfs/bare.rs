@@ -20,7 +20,7 @@ impl Bare {
     pub fn connect(config: &NfsConfig) -> Result<Self> {
         config.validate()?;
         let spec = config.shares[0].clone();
-        let share = Share::new(ShareId::Named(spec.name.clone()), spec, config);
+        let share = Share::new(ShareId::Named(spec.name.clone()), spec, config, None);
         let own = share.own().told(&share, "making directories")?;
         Ok(Self { share, own })
     }

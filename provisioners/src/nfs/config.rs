@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::client::Version;
+use super::handle::ShareId;
 use super::params::OnDelete;
+use crate::identity::host;
 use crate::{Error, Result};
 
 /// The longest name of a share, in bytes.
@@ -29,9 +31,11 @@ pub struct NfsConfig {
     pub call_timeout: Duration,
     /// How many connections copy or remove one tree.
     pub tree_workers: usize,
-    /// How long a deleted directory's removal waits for the next sweep when it was interrupted, and how old an
-    /// abandoned copy must be.
+    /// How long a deleted directory's removal waits for the next sweep when it was interrupted. What was half made is
+    /// removed when nobody has worked on it for ten times as long.
     pub sweep: Duration,
+    /// Where shares are noted that only classes name; `None`: on the configured shares alone.
+    pub state: Option<PathBuf>,
     /// Ends the process, as far as a test is concerned.
     #[cfg(test)]
     pub(super) death: Option<super::tests::Death>,
@@ -48,6 +52,7 @@ impl Default for NfsConfig {
             call_timeout: Duration::from_secs(10),
             tree_workers: 8,
             sweep: Duration::from_secs(30),
+            state: None,
             #[cfg(test)]
             death: None,
         }
@@ -97,6 +102,25 @@ pub enum NfsClient {
 }
 
 impl NfsConfig {
+    /// For how long nothing happens to what was abandoned, before it is removed.
+    pub(super) fn lease(&self) -> Duration {
+        self.sweep * 10
+    }
+
+    /// How often what is being made is marked as alive.
+    pub(super) fn beat(&self) -> Duration {
+        (self.lease() / 20).clamp(Duration::from_millis(500), Duration::from_secs(5))
+    }
+
+    /// What a server and a path name: a configured share by its name, or by the one spelling.
+    pub(super) fn share_at(&self, server: &str, path: &str) -> ShareId {
+        let configured = self.shares.iter().find(|share| share.is_at(server, path));
+        configured.map_or_else(
+            || ShareId::Direct(plain_server(server), plain_path(path)),
+            |share| ShareId::Named(share.name.clone()),
+        )
+    }
+
     /// Checks all fields: [`Error::Invalid`] names the first that is wrong.
     pub(super) fn validate(&self) -> Result<()> {
         if self.shares.is_empty() && !self.any_share {
@@ -113,7 +137,7 @@ impl NfsConfig {
                     format!("{:?} is given twice", share.name),
                 ));
             }
-            let same = |other: &&NfsShare| (&other.server, &other.path) == (&share.server, &share.path);
+            let same = |other: &&NfsShare| other.is_at(&share.server, &share.path);
             if let Some(other) = self.shares[..i].iter().find(same) {
                 let problem = format!("{}:{} is share {:?} already", share.server, share.path, other.name);
                 return Err(Error::invalid(format!("shares[{i}].share"), problem));
@@ -130,6 +154,16 @@ impl NfsConfig {
 }
 
 impl NfsShare {
+    /// Whether it is what a server and a path name, in whatever spelling.
+    pub(super) fn is_at(&self, server: &str, path: &str) -> bool {
+        plain_server(&self.server) == plain_server(server) && plain_path(&self.path) == plain_path(path)
+    }
+
+    /// The same in the one spelling that all have.
+    pub(super) fn plain(self) -> Self {
+        Self { server: plain_server(&self.server), path: plain_path(&self.path), ..self }
+    }
+
     fn validate(&self, i: usize) -> Result<()> {
         let wrong = |key: &str, problem: &str| Err(Error::invalid(format!("shares[{i}].{key}"), problem));
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
@@ -149,6 +183,18 @@ impl NfsShare {
         }
         Ok(())
     }
+}
+
+/// A server in the one form of all its spellings, with an IPv6 address in brackets.
+pub(super) fn plain_server(server: &str) -> String {
+    let host = host(server);
+    if host.contains(':') { format!("[{host}]") } else { host }
+}
+
+/// A path without the slashes that say nothing.
+pub(super) fn plain_path(path: &str) -> String {
+    let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
+    format!("/{}", parts.join("/"))
 }
 
 /// A host name or an address, and nothing that a handle or mount source could be confused by.
@@ -171,4 +217,41 @@ pub(super) fn check_path(path: &str) -> Result<(), String> {
         return Err(format!("{path:?} is not an absolute path without `.` and `..`"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_spellings_of_a_share_are_one() {
+        for (server, plain) in [
+            ("NAS.Example.org", "nas.example.org"),
+            ("nas.example.org.", "nas.example.org"),
+            ("10.0.0.5", "10.0.0.5"),
+            ("FD00:0:0::5", "[fd00::5]"),
+            ("[fd00::5]", "[fd00::5]"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(plain_server(server), plain);
+            assert!(check_server(plain).is_ok());
+        }
+        for (path, plain) in [
+            ("/export", "/export"),
+            ("/export/", "/export"),
+            ("//export///Team//", "/export/Team"),
+            ("//", "/"),
+        ] {
+            assert_eq!(plain_path(path), plain);
+        }
+        let share = |name: &str, server: &str, path: &str| NfsShare {
+            name: name.into(),
+            server: server.into(),
+            path: path.into(),
+            ..NfsShare::default()
+        };
+        let shares = vec![share("a", "fd00::5", "/export"), share("b", "[FD00::5]", "/export//")];
+        let error = NfsConfig { shares, ..NfsConfig::default() }.validate().unwrap_err();
+        assert!(error.to_string().contains("is share \"a\" already"), "{error}");
+    }
 }

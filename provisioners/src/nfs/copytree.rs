@@ -2,11 +2,12 @@
 //! of one moment or none.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::client::{Attr, Fh, Kind, Node, Outcome, Session, Set, Special, Stamp, Status};
+use super::draft::Beat;
 use super::share::Share;
 use super::tree::{Problem, Visit, in_parallel, walk};
 use crate::{Ctx, Result};
@@ -15,16 +16,14 @@ use crate::{Ctx, Result};
 const PART: u64 = 16 << 20;
 /// Files that are not larger are read and written by one call each.
 const AT_ONCE: u64 = 64 << 10;
-/// How often the copy's directory is marked as alive, so that no sweep takes it for abandoned.
-const ALIVE: Duration = Duration::from_secs(5);
+/// How often is said how far a copy is.
+const SAY: Duration = Duration::from_secs(5);
 
 /// A copy that is being made.
 pub(super) struct Copy<'a> {
     pub(super) ctx: &'a Ctx,
     pub(super) share: &'a Share,
     pub(super) workers: usize,
-    /// What tells a sweep that the copy is alive.
-    pub(super) heart: &'a Fh,
     pub(super) bytes: &'a AtomicU64,
     pub(super) files: &'a AtomicU64,
 }
@@ -49,23 +48,20 @@ enum Job {
 impl Copy<'_> {
     /// Copies what is in `from` into the new directory `to`, and gives that the attributes of `from`.
     pub(super) fn run(&self, from: &Fh, to: &Fh) -> Result<()> {
-        let done = Done::default();
+        let done = Beat::default();
         std::thread::scope(|scope| {
-            scope.spawn(|| self.beat(&done));
+            scope.spawn(|| self.say(&done));
             let copied = self.try_run(from, to);
             done.tell();
             copied.map_err(|problem| problem.told(self.share, "copying a directory"))
         })
     }
 
-    /// Says every few seconds that the copy is alive, and how far it is.
-    fn beat(&self, done: &Done) {
-        while !done.wait(ALIVE) {
+    /// Says every few seconds how far the copy is.
+    fn say(&self, done: &Beat) {
+        while !done.wait(SAY) {
             let (files, bytes) = (self.files.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
             self.ctx.stage(format!("copying: {files} files, {} MiB so far", bytes >> 20));
-            if let Err(fault) = self.share.touch(self.heart) {
-                tracing::warn!(share = %self.share.place(), %fault, "marking a copy as alive");
-            }
         }
     }
 
@@ -253,26 +249,6 @@ struct Walker<'a, 'b> {
     queue: &'b mut dyn FnMut(Job) -> bool,
     /// First names of files that have several, by their number: the copy's handle, and how many names are to come.
     links: HashMap<u64, (Fh, u32)>,
-}
-
-/// Tells a thread that its work is over.
-#[derive(Default)]
-struct Done {
-    over: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Done {
-    fn tell(&self) {
-        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-
-    fn wait(&self, limit: Duration) -> bool {
-        let over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(over, limit, |over| !*over);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
-    }
 }
 
 impl Visit for Walker<'_, '_> {

@@ -8,15 +8,17 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::client::{Fh, Outcome, Set, Special, Who};
+use super::client::{Fh, Outcome, Set, Who};
+use super::draft::Draft;
 use super::fill::Filling;
 use super::handle::Handle;
+use super::identity::Proof;
 use super::params::Params;
-use super::place::{check_free, finish, in_place, path_name};
+use super::place::{check_free, in_place, path_name};
 use super::plan::Plan;
 use super::record::VolumeRecord;
-use super::share::{Own, Share, Told, draft_name};
-use super::store::{Found, Store, file_name, load};
+use super::share::{Own, Share, Told};
+use super::store::{Found, Index, Store, file_name, load};
 use crate::record::{Requested, encode};
 use crate::{Condition, Ctx, Error, Result, StringMap, Volume};
 
@@ -24,9 +26,11 @@ impl Store {
     /// Makes a volume, or finds the one made before.
     pub(super) fn create(&self, ctx: &Ctx, plan: &Plan) -> Result<Volume> {
         let share = self.share(&plan.handle.share)?;
-        let (own, existing) = load::<VolumeRecord>(&share, |own| own.volumes.clone(), &plan.handle.key)?;
+        let (own, existing) = load::<VolumeRecord>(&share, Index::Volumes, &plan.handle.key)?;
+        self.learn(&share);
         if let Some(record) = existing {
-            return self.accept(plan, &Found { share, own, handle: plan.handle.clone(), record });
+            let handle = self.given(&plan.handle, &record.id);
+            return self.accept(plan, &Found { share, own, handle, record });
         }
         let source = self.source(plan)?;
         let capacity = plan.size(&self.config, source.as_ref().map(|source| source.size))?;
@@ -37,7 +41,7 @@ impl Store {
             None => self.begun(ctx, &share, &own, plan, capacity, source.as_ref())?,
         };
         ctx.check()?;
-        let found = finish(&share, &own, record, fresh)?;
+        let found = self.finish(&share, &own, record, fresh)?;
         tracing::info!(volume = %plan.id, capacity, dir = %found.record.dir, "created");
         self.accept(plan, &found)
     }
@@ -74,7 +78,7 @@ impl Store {
             Some(theirs) => Ok((theirs, false)),
             // It is complete meanwhile, or was of other wishes and taken back.
             None => {
-                let (_, made) = load::<VolumeRecord>(share, |own| own.volumes.clone(), &plan.handle.key)?;
+                let (_, made) = load::<VolumeRecord>(share, Index::Volumes, &plan.handle.key)?;
                 made.map_or_else(
                     || self.begin(ctx, share, own, plan, capacity, source),
                     |made| Ok((made, false)),
@@ -85,7 +89,7 @@ impl Store {
 
     /// The intent of an earlier try, here or elsewhere.
     fn unfinished(&self, share: &Share, own: &Own, plan: &Plan) -> Result<Option<VolumeRecord>> {
-        let (_, intent) = load::<VolumeRecord>(share, |own| own.intents.clone(), &plan.handle.key)?;
+        let (_, intent) = load::<VolumeRecord>(share, Index::Intents, &plan.handle.key)?;
         let Some(intent) = intent else { return Ok(None) };
         self.check_owner(&format!("volume {}", plan.id), &intent.cluster)?;
         if plan.differs(&self.config, &intent)?.is_none() {
@@ -110,32 +114,34 @@ impl Store {
         source: Option<&Filling>,
     ) -> Result<(VolumeRecord, bool)> {
         ctx.stage("making the directory");
-        let draft = draft_name();
-        let top = make_dir(share, own, &draft, &plan.params)?;
+        let draft = make_dir(share, own, &plan.handle.key, &plan.params)?;
         let begun = (|| {
             if let Some(source) = source {
-                self.fill(ctx, source, share, &top.0, plan)?;
+                draft.keep_alive(share, self.config.beat());
+                self.fill(ctx, source, share, &draft.node.fh, plan)?;
+                draft.check(share, own)?;
             }
             ctx.check()?;
-            let record = self.record(plan, capacity, &draft, top.1);
-            intend(share, own, plan, &record)
+            let proof = Proof::of(share, own, &draft.node.fh).told(share, "looking at the directory")?;
+            intend(share, own, plan, &self.record(plan, capacity, &draft, proof))
         })();
-        let fresh = matches!(&begun, Ok(record) if record.draft == draft);
-        if !fresh && let Err(fault) = share.discard(own, &own.tmp, draft.as_bytes()) {
+        let fresh = matches!(&begun, Ok(record) if record.draft == draft.name);
+        if !fresh && let Err(fault) = share.discard(own, &own.tmp, draft.name.as_bytes()) {
             tracing::warn!(share = %share.place(), %fault, "a half made directory is left for the next sweep");
         }
         begun.map(|record| (record, fresh))
     }
 
-    fn record(&self, plan: &Plan, capacity: u64, draft: &str, dir_id: u64) -> VolumeRecord {
+    fn record(&self, plan: &Plan, capacity: u64, draft: &Draft, proof: Option<Proof>) -> VolumeRecord {
         let spec = &plan.spec;
         VolumeRecord {
             id: plan.id.0.clone(),
             name: spec.name.clone(),
             cluster: self.config.owner.clone(),
             dir: plan.dir.clone(),
-            dir_id,
-            draft: draft.to_owned(),
+            dir_id: draft.node.attr.id,
+            proof,
+            draft: draft.name.clone(),
             capacity,
             requested: Requested { required: spec.range.required, limit: spec.range.limit },
             on_delete: plan.params.on_delete,
@@ -145,30 +151,29 @@ impl Store {
             source: spec.source.clone(),
             pvc: spec.pvc.clone(),
             created: Timestamp::now(),
+            revision: None,
         }
     }
 }
 
-/// A new directory in `tmp`: its handle and number.
-fn make_dir(share: &Share, own: &Own, draft: &str, params: &Params) -> Result<(Fh, u64)> {
+/// A new directory in `tmp`, with its owner and mode.
+fn make_dir(share: &Arc<Share>, own: &Own, key: &str, params: &Params) -> Result<Draft> {
     let set = Set {
         mode: Some(params.mode.unwrap_or(0o777)),
         owner: params.uid.map(Who::Id),
         group: params.gid.map(Who::Id),
         ..Set::default()
     };
-    let make = || {
-        let made = share.make(&own.tmp, draft.as_bytes(), &Special::Directory, &set)?;
-        // Some servers apply their own mask, or take no owner with the creation.
-        let right = set.mode.is_none_or(|mode| mode == made.attr.mode)
-            && set.owner.as_ref().is_none_or(|owner| *owner == made.attr.owner)
-            && set.group.as_ref().is_none_or(|group| *group == made.attr.group);
-        if !right {
-            share.ask(|s| s.set(&made.fh, &set))?;
-        }
-        Ok((made.fh, made.attr.id))
-    };
-    make().told(share, "making a directory")
+    let draft = Draft::make(share, own, key, &set)?;
+    // Some servers apply their own mask, or take no owner with the creation.
+    let made = &draft.node.attr;
+    let right = set.mode.is_none_or(|mode| mode == made.mode)
+        && set.owner.as_ref().is_none_or(|owner| *owner == made.owner)
+        && set.group.as_ref().is_none_or(|group| *group == made.group);
+    if !right {
+        share.ask(|s| s.set(&draft.node.fh, &set)).told(share, "making a directory")?;
+    }
+    Ok(draft)
 }
 
 fn taken(share: &Share, own: &Own, plan: &Plan) -> Error {
@@ -219,20 +224,20 @@ fn link_intent(share: &Share, own: &Own, plan: &Plan, file: &Fh) -> Result<bool>
 
 /// Publishes the intent, and takes the directory's name. What is taken already: refused.
 fn intend(share: &Share, own: &Own, plan: &Plan, record: &VolumeRecord) -> Result<VolumeRecord> {
-    check_free(share, own, plan)?;
+    check_free(share, own, &plan.dir)?;
     let (content, name) = (encode(record)?, format!("{}.json", record.draft));
     let file = share.put(&own.tmp, name.as_bytes(), &content).told(share, "writing a record")?;
     let linked = link_intent(share, own, plan, &file.fh);
     share.remove(&own.tmp, name.as_bytes()).told(share, "removing a draft")?;
     if linked? {
         // Somebody who was faster has moved their intent on, so that this one found its name free.
-        let (_, made) = load::<VolumeRecord>(share, |own| own.volumes.clone(), &plan.handle.key)?;
+        let (_, made) = load::<VolumeRecord>(share, Index::Volumes, &plan.handle.key)?;
         let Some(made) = made else { return Ok(record.clone()) };
         let taken_back = share.remove(&own.intents, &file_name(&plan.handle.key));
         taken_back.told(share, "taking an intent back")?;
         return Ok(made);
     }
-    let (_, theirs) = load::<VolumeRecord>(share, |own| own.intents.clone(), &plan.handle.key)?;
+    let (_, theirs) = load::<VolumeRecord>(share, Index::Intents, &plan.handle.key)?;
     theirs.ok_or_else(|| {
         Error::Unavailable(format!("volume {}: somebody else has just made it; repeat the call", plan.id))
     })

@@ -9,14 +9,18 @@ impl Store {
     pub(super) fn expand(&self, ctx: &Ctx, id: &VolumeId, range: CapacityRange) -> Result<ExpandOutcome> {
         ctx.stage("noting the size");
         let mut found = self.volume(id)?;
-        let has = found.record.capacity;
-        let wanted = grown(id, range, has)?;
-        if wanted > has {
-            found.record.capacity = wanted;
-            found.save(&found.record)?;
+        let before = found.record.capacity;
+        found.change(|record| {
+            let wanted = grown(id, range, record.capacity)?;
+            let grows = wanted > record.capacity;
+            record.capacity = wanted;
+            Ok(grows)
+        })?;
+        let capacity = found.record.capacity;
+        if capacity > before {
             self.usages.forget(&id.0);
-            tracing::info!(volume = %id, from = has, to = wanted, "grown");
+            tracing::info!(volume = %id, from = before, to = capacity, "grown");
         }
-        Ok(ExpandOutcome { capacity: wanted, node_expansion_required: false })
+        Ok(ExpandOutcome { capacity, node_expansion_required: false })
     }
 }

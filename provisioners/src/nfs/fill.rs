@@ -97,8 +97,7 @@ impl Store {
             // A change in the same tick of the server's clock is seen, too.
             let begun = share.touch(heart).told(share, "reading the server's time")?;
             let (bytes, files) = (AtomicU64::new(0), AtomicU64::new(0));
-            let copy =
-                Copy { ctx, share, workers: self.config.tree_workers, heart, bytes: &bytes, files: &files };
+            let copy = Copy { ctx, share, workers: self.config.tree_workers, bytes: &bytes, files: &files };
             let copied = copy.run(&from.dir, to);
             let changes =
                 if from.moving && !accept { changed_since(ctx, share, &from.dir, begun)? } else { None };

@@ -1,25 +1,27 @@
 //! The same calls on a directory of this machine: for a share that is local, for `client: mount`, and for tests that
 //! need no server. A handle is a path below the directory.
 
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Write as _};
-use std::ops::Deref;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::PathBuf;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
-    Uid, chownat, linkat, mkdirat, mknodat, openat, openat2, utimensat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps,
+    UTIME_NOW, UTIME_OMIT, Uid, chownat, linkat, mkdirat, mknodat, openat, openat2, renameat, statx,
+    unlinkat, utimensat,
 };
 
 use super::client::{
     Attr, Cursor, Entry, Fault, Fh, Kind, Limits, Listing, Node, Outcome, Session, Set, Space, Special,
     Stamp, Status, Time, Who, Written,
 };
+use crate::tree::{fd_path, is_dot};
 
+/// A step from one directory to the next.
+const STAY: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 /// How many entries one listing gives.
 const PAGE: usize = 512;
 
@@ -30,18 +32,10 @@ pub(super) struct LocalSession {
     listing: Option<(Fh, Vec<Vec<u8>>)>,
 }
 
-/// A path that is good while its directory is open.
-struct Place {
-    path: PathBuf,
-    _dir: OwnedFd,
-}
-
-impl Deref for Place {
-    type Target = Path;
-
-    fn deref(&self) -> &Path {
-        &self.path
-    }
+/// A name in a directory that is held open.
+struct Place<'a> {
+    dir: OwnedFd,
+    name: &'a [u8],
 }
 
 fn status(error: &io::Error) -> Fault {
@@ -71,7 +65,7 @@ impl LocalSession {
     }
 
     /// Where a handle leads: users write here, so no symbolic link is followed and no mount entered on the way.
-    fn path(&self, fh: &Fh) -> Outcome<Place> {
+    fn place<'a>(&self, fh: &'a Fh) -> Outcome<Place<'a>> {
         let (dir, name) = match fh.iter().rposition(|byte| *byte == b'/') {
             Some(at) => (&fh[..at], &fh[at + 1..]),
             None if fh.is_empty() => (&b"."[..], &b"."[..]),
@@ -79,10 +73,16 @@ impl LocalSession {
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = done(openat(CWD, &self.root, flags, Mode::empty()))?;
-        let stay = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        let dir = done(openat2(&root, dir, flags, Mode::empty(), stay))?;
-        let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(OsStr::from_bytes(name));
-        Ok(Place { path, _dir: dir })
+        let dir = done(openat2(&root, dir, flags, Mode::empty(), STAY))?;
+        Ok(Place { dir, name })
+    }
+
+    /// What a handle leads to, whatever it is: opened so that it can be looked at and changed, and no name that is
+    /// exchanged meanwhile leads elsewhere.
+    fn pin(&self, fh: &Fh) -> Outcome<File> {
+        let at = self.place(fh)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        done(openat2(&at.dir, at.name, flags, Mode::empty(), STAY)).map(File::from)
     }
 
     fn child(dir: &Fh, name: &[u8]) -> Fh {
@@ -95,31 +95,30 @@ impl LocalSession {
     }
 
     fn stat(&self, fh: &Fh) -> Outcome<Attr> {
-        done(fs::symlink_metadata(&*self.path(fh)?)).map(|meta| attr(&meta))
+        done(self.pin(fh)?.metadata()).map(|meta| attr(&meta))
     }
 
     fn open(&self, fh: &Fh, write: bool) -> Outcome<File> {
-        let mut options = OpenOptions::new();
-        options.read(!write).write(write).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-        done(options.open(&*self.path(fh)?))
+        done(open_file(&self.pin(fh)?, if write { OFlags::WRONLY } else { OFlags::RDONLY }))
     }
 
-    fn apply(path: &Path, set: &Set) -> io::Result<()> {
+    fn apply(node: &File, set: &Set) -> io::Result<()> {
         let id = |who: &Option<Who>| match who {
             Some(Who::Id(id)) => Some(*id),
             _ => None,
         };
         let (uid, gid) = (id(&set.owner).map(Uid::from_raw), id(&set.group).map(Gid::from_raw));
         if uid.is_some() || gid.is_some() {
-            chownat(CWD, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            chownat(node, c"", uid, gid, AtFlags::EMPTY_PATH)?;
         }
         if let Some(size) = set.size {
-            OpenOptions::new().write(true).open(path)?.set_len(size)?;
+            open_file(node, OFlags::WRONLY)?.set_len(size)?;
         }
-        let link = fs::symlink_metadata(path)?.is_symlink();
+        let path = fd_path(node);
+        let link = node.metadata()?.is_symlink();
         if let Some(mode) = set.mode.filter(|_| !link) {
             // chown(2) clears set-id bits, so the mode comes after.
-            rustix::fs::chmod(path, Mode::from_raw_mode(mode))?;
+            rustix::fs::chmod(&path, Mode::from_raw_mode(mode))?;
         }
         let time = |stamp: Option<Stamp>| match stamp {
             None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
@@ -128,21 +127,35 @@ impl LocalSession {
         };
         if set.atime.is_some() || set.mtime.is_some() {
             let times = Timestamps { last_access: time(set.atime), last_modification: time(set.mtime) };
-            utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+            utimensat(CWD, path, &times, AtFlags::empty())?;
         }
         Ok(())
     }
 
     fn create_new(&self, dir: &Fh, name: &[u8], set: &Set) -> Outcome<(Fh, File)> {
         let fh = Self::child(dir, name);
-        let mut options = OpenOptions::new();
-        let file = done(options.write(true).create_new(true).mode(0o600).open(&*self.path(&fh)?))?;
-        done(Self::apply(&self.path(&fh)?, set))?;
+        let at = self.place(&fh)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(done(openat(&at.dir, at.name, flags, Mode::RUSR | Mode::WUSR))?);
+        done(Self::apply(&file, set))?;
         Ok((fh, file))
     }
 }
 
-fn attr(meta: &fs::Metadata) -> Attr {
+/// Opens the inode that is pinned, if it is a regular file: no FIFO is waited for, no device touched.
+fn open_file(node: &File, how: OFlags) -> io::Result<File> {
+    if !node.metadata()?.is_file() {
+        return Err(rustix::io::Errno::INVAL.into());
+    }
+    Ok(openat(CWD, fd_path(node), how | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).map(File::from)?)
+}
+
+fn open_dir(node: &File) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, fd_path(node), flags, Mode::empty())
+}
+
+fn attr(meta: &Metadata) -> Attr {
     let kind = match FileType::from_raw_mode(meta.mode()) {
         FileType::Directory => Kind::Directory,
         FileType::Symlink => Kind::Link,
@@ -179,6 +192,15 @@ impl Session for LocalSession {
         "local"
     }
 
+    /// A path says nothing, so it is the number and when it was given, where the file system keeps that.
+    fn identity(&mut self, fh: &Fh) -> Outcome<Vec<u8>> {
+        let wanted = StatxFlags::INO | StatxFlags::BTIME;
+        let stat = done(statx(self.pin(fh)?, c"", AtFlags::EMPTY_PATH, wanted))?;
+        let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let born = if known { (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec) } else { (0, 0) };
+        Ok([&stat.stx_ino.to_be_bytes()[..], &born.0.to_be_bytes(), &born.1.to_be_bytes()].concat())
+    }
+
     fn limits(&self) -> Limits {
         Limits { read: 1 << 20, write: 1 << 20 }
     }
@@ -194,7 +216,7 @@ impl Session for LocalSession {
     }
 
     fn set(&mut self, fh: &Fh, set: &Set) -> Outcome<()> {
-        done(Self::apply(&self.path(fh)?, set))
+        done(Self::apply(&self.pin(fh)?, set))
     }
 
     fn create(&mut self, dir: &Fh, name: &[u8], set: &Set) -> Outcome<Node> {
@@ -212,6 +234,9 @@ impl Session for LocalSession {
     }
 
     fn get(&mut self, dir: &Fh, name: &[u8]) -> Outcome<(Node, Vec<u8>)> {
+        // Of a mounted share the kernel asks the server for a directory when it is opened (nfs(5), "Close-to-open"), and
+        // then sees which of the names that it remembers are old.
+        done(open_dir(&self.pin(dir)?))?;
         let node = self.node(Self::child(dir, name))?;
         let content = match node.attr.kind {
             Kind::File => self.read(&node.fh, 0, 1 << 20)?.0,
@@ -222,12 +247,11 @@ impl Session for LocalSession {
 
     fn make(&mut self, dir: &Fh, name: &[u8], what: &Special<'_>, set: &Set) -> Outcome<Node> {
         let fh = Self::child(dir, name);
-        let path = self.path(&fh)?;
-        let path = &*path;
-        let node = |kind, device| mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), device);
+        let at = self.place(&fh)?;
+        let node = |kind, device| mknodat(&at.dir, at.name, kind, Mode::from_raw_mode(0o600), device);
         let made = match what {
-            Special::Directory => mkdirat(CWD, path, Mode::from_raw_mode(0o700)),
-            Special::Link(to) => rustix::fs::symlinkat(to.as_ref(), CWD, path),
+            Special::Directory => mkdirat(&at.dir, at.name, Mode::from_raw_mode(0o700)),
+            Special::Link(to) => rustix::fs::symlinkat(to.as_ref(), &at.dir, at.name),
             Special::Fifo => node(FileType::Fifo, 0),
             Special::Socket => node(FileType::Socket, 0),
             Special::Block(major, minor) => node(FileType::BlockDevice, rustix::fs::makedev(*major, *minor)),
@@ -236,7 +260,7 @@ impl Session for LocalSession {
             }
         };
         done(made)?;
-        done(Self::apply(path, set))?;
+        done(Self::apply(&self.pin(&fh)?, set))?;
         self.node(fh)
     }
 
@@ -263,9 +287,11 @@ impl Session for LocalSession {
     fn list(&mut self, dir: &Fh, from: Cursor) -> Outcome<Listing> {
         let start = usize::try_from(from.cookie).unwrap_or(usize::MAX);
         if start == 0 || self.listing.as_ref().is_none_or(|(of, _)| of != dir) {
-            let entries = done(fs::read_dir(&*self.path(dir)?))?;
-            let names = entries.map(|entry| Ok(entry?.file_name().as_bytes().to_vec()));
-            let mut names = done(names.collect::<io::Result<Vec<_>>>())?;
+            let entries = done(Dir::read_from(&done(open_dir(&self.pin(dir)?))?))?;
+            let names = entries.map(|entry| Ok(entry?.file_name().to_owned()));
+            let names = done(names.collect::<Result<Vec<_>, rustix::io::Errno>>())?;
+            let names = names.into_iter().filter(|name| !is_dot(name));
+            let mut names: Vec<_> = names.map(std::ffi::CString::into_bytes).collect();
             names.sort();
             self.listing = Some((dir.clone(), names));
         }
@@ -279,27 +305,35 @@ impl Session for LocalSession {
     }
 
     fn remove(&mut self, dir: &Fh, name: &[u8]) -> Outcome<()> {
-        done(fs::remove_file(&*self.path(&Self::child(dir, name))?))
+        let fh = Self::child(dir, name);
+        let at = self.place(&fh)?;
+        done(unlinkat(&at.dir, at.name, AtFlags::empty()))
     }
 
     fn remove_dir(&mut self, dir: &Fh, name: &[u8]) -> Outcome<()> {
-        done(fs::remove_dir(&*self.path(&Self::child(dir, name))?))
+        let fh = Self::child(dir, name);
+        let at = self.place(&fh)?;
+        done(unlinkat(&at.dir, at.name, AtFlags::REMOVEDIR))
     }
 
     fn rename(&mut self, from: &Fh, name: &[u8], to: &Fh, new: &[u8]) -> Outcome<()> {
-        done(fs::rename(&*self.path(&Self::child(from, name))?, &*self.path(&Self::child(to, new))?))
+        let (from, to) = (Self::child(from, name), Self::child(to, new));
+        let (from, to) = (self.place(&from)?, self.place(&to)?);
+        done(renameat(&from.dir, from.name, &to.dir, to.name))
     }
 
     fn link(&mut self, fh: &Fh, dir: &Fh, name: &[u8]) -> Outcome<()> {
-        done(linkat(CWD, &*self.path(fh)?, CWD, &*self.path(&Self::child(dir, name))?, AtFlags::empty()))
+        let to = Self::child(dir, name);
+        let (from, to) = (self.place(fh)?, self.place(&to)?);
+        done(linkat(&from.dir, from.name, &to.dir, to.name, AtFlags::empty()))
     }
 
     fn readlink(&mut self, fh: &Fh) -> Outcome<Vec<u8>> {
-        done(fs::read_link(&*self.path(fh)?)).map(|to| to.as_os_str().as_bytes().to_vec())
+        done(rustix::fs::readlinkat(self.pin(fh)?, c"", Vec::new())).map(std::ffi::CString::into_bytes)
     }
 
     fn space(&mut self, fh: &Fh) -> Outcome<Space> {
-        let stat = done(rustix::fs::statvfs(&*self.path(fh)?))?;
+        let stat = done(rustix::fs::fstatvfs(self.pin(fh)?))?;
         Ok(Space { total: stat.f_blocks * stat.f_frsize, available: stat.f_bavail * stat.f_frsize })
     }
 
@@ -310,7 +344,7 @@ impl Session for LocalSession {
 
     fn xattrs(&mut self, fh: &Fh) -> Outcome<Option<Vec<Vec<u8>>>> {
         let mut buffer = vec![0; 64 << 10];
-        match rustix::fs::llistxattr(&*self.path(fh)?, &mut buffer) {
+        match rustix::fs::listxattr(fd_path(&self.pin(fh)?), &mut buffer) {
             Ok(length) => {
                 let names =
                     buffer[..length].split(|b| *b == 0).filter_map(|name| name.strip_prefix(b"user."));
@@ -324,13 +358,17 @@ impl Session for LocalSession {
     fn get_xattr(&mut self, fh: &Fh, name: &[u8]) -> Outcome<Vec<u8>> {
         let mut buffer = vec![0; 64 << 10];
         let name = [b"user.", name].concat();
-        let length = done(rustix::fs::lgetxattr(&*self.path(fh)?, name, &mut buffer))?;
+        let length = done(rustix::fs::getxattr(fd_path(&self.pin(fh)?), name, &mut buffer))?;
         buffer.truncate(length);
         Ok(buffer)
     }
 
     fn set_xattr(&mut self, fh: &Fh, name: &[u8], value: &[u8]) -> Outcome<()> {
         let name = [b"user.", name].concat();
-        done(rustix::fs::lsetxattr(&*self.path(fh)?, name, value, rustix::fs::XattrFlags::empty()))
+        done(rustix::fs::setxattr(fd_path(&self.pin(fh)?), name, value, rustix::fs::XattrFlags::empty()))
     }
 }
+
+#[cfg(test)]
+#[path = "local_tests.rs"]
+mod tests;

@@ -7,9 +7,11 @@
 //!   intents/<key>.json               the record of one that is being made
 //!   paths/<sha256 of dir>.json       the record again, where subDir made the directory's name
 //!   tmp/                             what is being made: published by one rename, so complete or absent
+//!   changes/<key>.<digest>.<round>   the right to follow a record: a symbolic link to a draft in tmp
 //!   trash/                           what is being removed
 //!   snapshots/<key>/                 snapshot.json and data/, a full copy
 //!   retained/<key>.<number>.json     records of volumes that were deleted and kept
+//!   shares/<hash>.json               other shares that classes have named (`anyShare`)
 //! ```
 //!
 //! The controller speaks NFS itself (`client/`) and mounts nothing. Every change is one that the server does at once
@@ -20,37 +22,47 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::blocking::blocking;
+use crate::blocking::Workers;
+use crate::parts::any;
 use crate::{
-    Backend, Capability, Creation, Ctx, ParameterDoc, Provisioner, Result, StringMap, Volume, VolumeId,
-    VolumeSpec,
+    Backend, Capability, Creation, Ctx, Identity, ParameterDoc, Part, Provisioner, Result, StringMap, Volume,
+    VolumeId, VolumeSpec,
 };
 
+mod alias;
 mod bare;
 mod capacity;
+mod change;
 mod changed;
 mod client;
 mod config;
 mod copytree;
 mod create;
 mod delete;
+mod draft;
 mod errors;
 mod expand;
 mod fill;
 mod handle;
+mod identity;
+mod learnt;
 mod list;
 mod local;
 mod modify;
+mod nested;
 mod node;
 mod params;
 mod place;
 mod plan;
+mod pool;
 mod record;
 mod remote;
 mod removal;
 mod renames;
 mod share;
+mod shares;
 mod snapshot;
+mod state;
 mod store;
 mod sweep;
 mod traits;
@@ -79,12 +91,14 @@ pub trait Mounted: Send + Sync + 'static {
 /// The NFS backend.
 pub struct Nfs {
     store: Arc<Store>,
+    workers: Workers<Store>,
 }
 
 impl Nfs {
     /// Checks the configuration; connects to no server. Something wrong: [`crate::Error::Invalid`].
     pub fn new(config: NfsConfig, mounted: Option<Arc<dyn Mounted>>) -> Result<Self> {
-        Ok(Self { store: Arc::new(Store::new(config, mounted)?) })
+        let store = Arc::new(Store::new(config, mounted)?);
+        Ok(Self { workers: Workers::new("nfs", store.clone()), store })
     }
 
     /// The backend with all its features.
@@ -103,14 +117,6 @@ impl Nfs {
     pub fn sweep_in_background(&self) {
         sweep::sweep_in_background(&self.store);
     }
-
-    /// Runs work on a thread that may block. It goes on to its end when the caller goes away.
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        blocking("NFS", self.store.clone(), work).await
-    }
 }
 
 #[async_trait]
@@ -124,7 +130,20 @@ impl Provisioner for Nfs {
     }
 
     async fn check(&self) -> Result<()> {
-        self.run(Store::check).await
+        any(self.parts().await)
+    }
+
+    async fn parts(&self) -> Vec<Part> {
+        let parts = self.workers.ask(|store| Ok(store.parts())).await;
+        parts.unwrap_or_else(|error| vec![Part { name: String::new(), state: Err(error) }])
+    }
+
+    async fn describe(&self) -> Vec<String> {
+        self.workers.ask(|store| Ok(store.describe())).await.unwrap_or_default()
+    }
+
+    fn identity(&self, handle: &str) -> Identity {
+        self.store.aliases.identity(handle)
     }
 
     fn supports(&self, capability: &Capability) -> Result<()> {
@@ -133,33 +152,35 @@ impl Provisioner for Nfs {
 
     fn prepare(&self, spec: VolumeSpec) -> Result<Box<dyn Creation>> {
         let plan = Plan::new(&self.store.config, spec)?;
-        Ok(Box::new(NfsCreation { store: self.store.clone(), plan }))
+        Ok(Box::new(NfsCreation { workers: self.workers.clone(), plan }))
     }
 
     async fn delete(&self, ctx: &Ctx, id: &VolumeId) -> Result<()> {
         let (ctx, id) = (ctx.clone(), id.clone());
-        self.run(move |store| store.delete(&ctx, &id)).await
+        self.workers.change(move |store| store.delete(&ctx, &id)).await
     }
 
     async fn get(&self, id: &VolumeId) -> Result<Volume> {
         let id = id.clone();
-        self.run(move |store| {
-            let found = store.volume(&id)?;
-            let condition = store.condition(&found);
-            Ok(Store::show(&found, condition))
-        })
-        .await
+        self.workers
+            .ask(move |store| {
+                let found = store.volume(&id)?;
+                let condition = store.condition(&found);
+                Ok(Store::show(&found, condition))
+            })
+            .await
     }
 
-    async fn differs(&self, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>> {
+    async fn differs(&self, _: &Ctx, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>> {
         let (id, parameters) = (id.clone(), parameters.clone());
-        self.run(move |store| plan::class_differs(&store.config, &store.volume(&id)?.record, &parameters))
+        self.workers
+            .ask(move |store| plan::class_differs(&store.config, &store.volume(&id)?.record, &parameters))
             .await
     }
 }
 
 struct NfsCreation {
-    store: Arc<Store>,
+    workers: Workers<Store>,
     plan: Plan,
 }
 
@@ -170,7 +191,7 @@ impl Creation for NfsCreation {
     }
 
     async fn run(self: Box<Self>, ctx: &Ctx) -> Result<Volume> {
-        let (ctx, plan) = (ctx.clone(), self.plan);
-        blocking("NFS", self.store, move |store| store.create(&ctx, &plan)).await
+        let (ctx, plan, workers) = (ctx.clone(), self.plan, self.workers);
+        workers.change(move |store| store.create(&ctx, &plan)).await
     }
 }

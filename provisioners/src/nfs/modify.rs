@@ -24,17 +24,16 @@ impl Store {
             let done = found.share.ask(|s| s.set(&dir, &set));
             done.told(&found.share, &format!("setting the attributes of {}", found.record.dir))?;
         }
-        let before = found.record.modified.clone();
-        found.record.modified.extend(parameters.clone());
-        // One policy under one name: the newer word counts.
-        for (word, other) in [("onDelete", "archiveOnDelete"), ("archiveOnDelete", "onDelete")] {
-            if parameters.contains_key(word) && !parameters.contains_key(other) {
-                found.record.modified.remove(other);
+        found.change(|record| {
+            let before = record.modified.clone();
+            record.modified.extend(parameters.clone());
+            // One policy under one name: the newer word counts.
+            for (word, other) in [("onDelete", "archiveOnDelete"), ("archiveOnDelete", "onDelete")] {
+                if parameters.contains_key(word) && !parameters.contains_key(other) {
+                    record.modified.remove(other);
+                }
             }
-        }
-        if found.record.modified == before {
-            return Ok(());
-        }
-        found.save(&found.record)
+            Ok(record.modified != before)
+        })
     }
 }

@@ -9,7 +9,7 @@ use crate::parameters::docs;
 use crate::{Error, NameTemplate, ParameterDoc, Parameters, Result, StringMap};
 
 /// Every parameter, for refusing others and for the documentation.
-pub(super) static DOCS: [ParameterDoc; 12] = docs! {
+pub(super) static DOCS: [ParameterDoc; 13] = docs! {
     "shareName", "The configured share to make the volume on. Instead of `server` and `share`.",
         "the only share, or the one named `default`", false;
     "server", "The NFS server, as csi-driver-nfs has it: together with `share` a configured share, or any other where the configuration has `anyShare`.",
@@ -25,6 +25,8 @@ pub(super) static DOCS: [ParameterDoc; 12] = docs! {
     "uid", "The user id that owns the directory.", "the user that the controller's calls are made as", true;
     "gid", "The group id that owns the directory.", "the group that the controller's calls are made as", true;
     "mountOptions", "Mount options for nodes, separated by commas, such as `nfsvers=4.1,hard`; those of the StorageClass's own `mountOptions` come after.", "none", false;
+    "unmountPolicy", "What a node does when it is to unmount the share with its last volume, and the server does not take what pods have written: `wait` for it (NodeUnstageVolume answers UNAVAILABLE, and is repeated), or give it up by `force`. Such volumes have a mount of their own.",
+        "wait", false;
     "ifChanging", "Of a clone or snapshot whose source is written to meanwhile: `refuse` it, or `accept` files of different moments.", "refuse", false;
 };
 
@@ -58,6 +60,9 @@ impl OnDelete {
     }
 }
 
+/// What `unmountPolicy` may be.
+pub(super) const UNMOUNT_POLICIES: [&str; 2] = ["wait", "force"];
+
 /// The parameters, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Params {
@@ -68,6 +73,7 @@ pub(super) struct Params {
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
     pub(super) mount_options: String,
+    pub(super) force: bool,
     pub(super) accept_changes: bool,
 }
 
@@ -84,6 +90,7 @@ impl Params {
             uid: changed.uid.or(reader.owner("uid")?),
             gid: changed.gid.or(reader.owner("gid")?),
             mount_options: reader.read("mountOptions", mount_options)?.unwrap_or_default(),
+            force: reader.one_of("unmountPolicy", &UNMOUNT_POLICIES)? == Some("force"),
             accept_changes: reader.one_of("ifChanging", &["refuse", "accept"])? == Some("accept"),
         })
     }
@@ -102,6 +109,8 @@ impl Params {
         compare("mountPermissions", octal(self.mode), octal(has.mode));
         compare("uid", format!("{:?}", self.uid), format!("{:?}", has.uid));
         compare("gid", format!("{:?}", self.gid), format!("{:?}", has.gid));
+        let policy = |force: bool| UNMOUNT_POLICIES[usize::from(force)].to_owned();
+        compare("unmountPolicy", policy(self.force), policy(has.force));
         compare("mountOptions", self.mount_options.clone(), has.mount_options.clone());
         found
     }
@@ -180,15 +189,10 @@ fn share(config: &NfsConfig, reader: &Parameters<'_>) -> Result<ShareId> {
 fn direct(config: &NfsConfig, reader: &Parameters<'_>, server: &str, path: &str) -> Result<ShareId> {
     check_server(server).map_err(|problem| Error::invalid(reader.field_of("server"), problem))?;
     check_path(path).map_err(|problem| Error::invalid(reader.field_of("share"), problem))?;
-    let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
-    let found = config
-        .shares
-        .iter()
-        .find(|s| s.server == server && s.path.trim_end_matches('/') == trimmed.trim_end_matches('/'));
-    match found {
-        Some(share) => Ok(ShareId::Named(share.name.clone())),
-        None if config.any_share => Ok(ShareId::Direct(server.to_owned(), trimmed.to_owned())),
-        None => Err(Error::invalid(
+    match config.share_at(server, path) {
+        id @ ShareId::Named(_) => Ok(id),
+        id @ ShareId::Direct(..) if config.any_share => Ok(id),
+        ShareId::Direct(..) => Err(Error::invalid(
             reader.field_of("server"),
             format!(
                 "{server}:{path} is not a configured share; add it to the driver's configuration, or set anyShare there"

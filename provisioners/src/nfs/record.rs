@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::identity::Proof;
 use super::params::OnDelete;
 use crate::record::{Requested, kind, timestamp};
 use crate::{PvcMeta, Source, StringMap};
@@ -20,6 +21,9 @@ pub(super) struct VolumeRecord {
     pub(super) dir: String,
     /// The directory's number in its file system (fileid), by which it is known also when somebody moved another there.
     pub(super) dir_id: u64,
+    /// What it is known by beside that; records of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) proof: Option<Proof>,
     /// Its name in `tmp` before it was moved to its place.
     pub(super) draft: String,
     /// Bytes: not enforced by NFS.
@@ -38,6 +42,9 @@ pub(super) struct VolumeRecord {
     pub(super) pvc: PvcMeta,
     #[serde(with = "timestamp")]
     pub(super) created: Timestamp,
+    /// Different each time that the record is changed, so that no two of its states are the same bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) revision: Option<String>,
 }
 
 /// A snapshot's record: `snapshots/<key>/snapshot.json`, beside `data`.

@@ -6,7 +6,10 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -17,6 +20,7 @@ use super::client::{
 };
 use super::config::NfsShare;
 use super::local::LocalSession;
+use crate::reaper;
 
 /// The largest message.
 const LARGEST: usize = 16 << 20;
@@ -28,6 +32,7 @@ const BLOCK: u32 = 256 << 10;
 enum Call<'a> {
     Lookup(Fh, Vec<u8>),
     Attr(Fh),
+    Identity(Fh),
     Set(Fh, Set),
     Create(Fh, Vec<u8>, Set),
     Put(Fh, Vec<u8>, Vec<u8>, Set, Option<Set>),
@@ -51,10 +56,13 @@ enum Call<'a> {
 
 /// A session of a helper.
 struct RemoteSession {
-    child: Child,
+    child: Option<Child>,
+    /// What it is counted as when it does not go.
+    name: String,
     input: ChildStdin,
     answers: Receiver<io::Result<Vec<u8>>>,
     timeout: Duration,
+    until: Instant,
 }
 
 /// Starts a helper.
@@ -62,13 +70,20 @@ pub(super) fn connect(
     mounted: &dyn Mounted,
     share: &NfsShare,
     timeout: Duration,
+    until: Instant,
 ) -> Outcome<Box<dyn Session>> {
+    let name = format!("the helper that has {}:{} mounted", share.server, share.path);
+    reaper::admit(&name).map_err(|error| Fault::Lost(io::Error::other(error.to_string())))?;
     let mut child = mounted.start(share).map_err(Fault::Lost)?;
     let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        reaper::leave(child, &name);
         return Err(Fault::Protocol("the helper has no pipes".into()));
     };
     let answers = listen(output);
-    let mut session = RemoteSession { child, input, answers, timeout };
+    let mut session = RemoteSession { child: Some(child), name, input, answers, timeout, until };
+    // A helper that hangs does not take what it is told; nobody may wait for that without an end.
+    let flags = fcntl_getfl(&session.input).map_err(|e| Fault::Lost(e.into()))?;
+    fcntl_setfl(&session.input, flags | OFlags::NONBLOCK).map_err(|e| Fault::Lost(e.into()))?;
     // The first answer is that the share is mounted, or why not.
     match session.receive::<Result<(), String>>()? {
         Ok(()) => Ok(Box::new(session)),
@@ -103,23 +118,33 @@ fn read_message(from: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-fn write_message(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+fn message_of(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let text = serde_json::to_vec(message)?;
     let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-    to.write_all(&[&length.to_be_bytes()[..], &text].concat())?;
+    Ok([&length.to_be_bytes()[..], &text].concat())
+}
+
+fn write_message(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    to.write_all(&message_of(message)?)?;
     to.flush()
 }
 
 impl Drop for RemoteSession {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = self.child.take() {
+            reaper::leave(child, &self.name);
+        }
     }
 }
 
 impl RemoteSession {
+    fn left(&self) -> Outcome<Duration> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(Fault::Slow(self.timeout)) } else { Ok(left) }
+    }
+
     fn receive<T: DeserializeOwned>(&mut self) -> Outcome<T> {
-        let message = match self.answers.recv_timeout(self.timeout) {
+        let message = match self.answers.recv_timeout(self.left()?) {
             Ok(message) => message.map_err(Fault::Lost)?,
             Err(RecvTimeoutError::Timeout) => return Err(Fault::Slow(self.timeout)),
             Err(RecvTimeoutError::Disconnected) => return Err(Fault::Lost(io::ErrorKind::BrokenPipe.into())),
@@ -127,19 +152,48 @@ impl RemoteSession {
         serde_json::from_slice(&message).map_err(|e| Fault::Protocol(e.to_string()))
     }
 
+    fn send(&mut self, message: &[u8]) -> Outcome<()> {
+        let mut left = message;
+        while !left.is_empty() {
+            match self.input.write(left) {
+                Ok(count) => left = &left[count..],
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let limit = self.left()?;
+                    let limit = Timespec {
+                        tv_sec: limit.as_secs().cast_signed(),
+                        tv_nsec: limit.subsec_nanos().into(),
+                    };
+                    let mut fds = [PollFd::new(&self.input, PollFlags::OUT)];
+                    poll(&mut fds, Some(&limit)).map_err(|e| Fault::Lost(e.into()))?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Fault::Lost(e)),
+            }
+        }
+        Ok(())
+    }
+
     fn call<T: DeserializeOwned>(&mut self, call: &Call<'_>) -> Outcome<T> {
-        write_message(&mut self.input, call).map_err(Fault::Lost)?;
+        self.send(&message_of(call).map_err(Fault::Lost)?)?;
         self.receive::<Result<T, u32>>()?.map_err(|status| Fault::Status(Status(status)))
     }
 }
 
 impl Session for RemoteSession {
+    fn until(&mut self, until: Instant) {
+        self.until = until;
+    }
+
     fn root(&self) -> Fh {
         Fh::new()
     }
 
     fn version(&self) -> &'static str {
         "mount"
+    }
+
+    fn identity(&mut self, fh: &Fh) -> Outcome<Vec<u8>> {
+        self.call(&Call::Identity(fh.clone()))
     }
 
     fn limits(&self) -> Limits {
@@ -264,6 +318,7 @@ fn answer(s: &mut LocalSession, call: Call<'_>, to: &mut impl Write) -> io::Resu
     match call {
         Call::Lookup(dir, name) => tell!(s.lookup(&dir, &name)),
         Call::Attr(fh) => tell!(s.attr(&fh)),
+        Call::Identity(fh) => tell!(s.identity(&fh)),
         Call::Set(fh, set) => tell!(s.set(&fh, &set)),
         Call::Create(dir, name, set) => tell!(s.create(&dir, &name, &set)),
         Call::Put(dir, name, content, set, last) => tell!(s.put(&dir, &name, &content, &set, last.as_ref())),

@@ -1,16 +1,22 @@
-//! Removing what is in the trash, behind the answers: some threads, each with one directory at a time.
+//! Removing what is in the trash, behind the answers: some threads for each share, each with one directory at a time.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::delete::put_back;
 use super::handle::ShareId;
-use super::share::Share;
+use super::identity::{Trashed, digest, trashed};
+use super::record::VolumeRecord;
+use super::share::{OWN, Own, Share, Told};
+use super::store::{Index, load};
 use super::tree;
-use crate::Ctx;
+use crate::{Ctx, Error, Result};
 
-/// How many directories are removed at once.
+/// How many directories of one share are removed at once.
 const THREADS: usize = 4;
+/// How many of all shares.
+const THREADS_MAX: usize = 32;
 /// How long a thread waits for work before it ends.
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -31,8 +37,28 @@ struct Queue {
     waiting: VecDeque<(Arc<Share>, Vec<u8>, usize)>,
     /// Waiting or being removed.
     known: BTreeSet<(ShareId, Vec<u8>)>,
+    /// How many directories of a share are being removed.
+    running: BTreeMap<ShareId, usize>,
     threads: usize,
     idle: usize,
+}
+
+impl Queue {
+    /// The first one whose share has a thread to spare.
+    fn take(&mut self) -> Option<(Arc<Share>, Vec<u8>, usize)> {
+        let busy = |id: &ShareId| self.running.get(id).copied().unwrap_or(0) >= THREADS;
+        let at = self.waiting.iter().position(|(share, ..)| !busy(&share.id))?;
+        let next = self.waiting.remove(at)?;
+        *self.running.entry(next.0.id.clone()).or_default() += 1;
+        Some(next)
+    }
+
+    fn done(&mut self, share: &Share, name: Vec<u8>) {
+        self.known.remove(&(share.id.clone(), name));
+        if let Some(running) = self.running.get_mut(&share.id) {
+            *running -= 1;
+        }
+    }
 }
 
 impl Removals {
@@ -52,7 +78,7 @@ impl Removals {
             return;
         }
         queue.waiting.push_back((share.clone(), name.to_vec(), workers));
-        if queue.idle == 0 && queue.threads < THREADS {
+        if queue.idle == 0 && queue.threads < THREADS_MAX {
             let it = self.clone();
             let started = std::thread::Builder::new().name("nfs-removal".into()).spawn(move || it.work());
             match started {
@@ -66,10 +92,10 @@ impl Removals {
     fn work(&self) {
         while let Some((share, name, workers)) = self.next() {
             let shown = String::from_utf8_lossy(&name).into_owned();
-            let removed = share
-                .own()
-                .map_err(|fault| share.fail("finding the trash")(fault))
-                .and_then(|own| tree::remove(&Ctx::new(), &share, &own.trash, &name, workers));
+            // Of a dead share the next sweep finds what is left to do; nobody waits for it here.
+            let alive = share.is_down().map_or(Ok(()), Err);
+            let own = alive.and_then(|()| share.own().told(&share, "finding the trash"));
+            let removed = own.and_then(|own| remove(&share, &own, &name, workers));
             match removed {
                 Ok(entries) => {
                     tracing::debug!(share = %share.place(), name = shown, entries, "removed from the trash");
@@ -78,7 +104,8 @@ impl Removals {
                     tracing::warn!(share = %share.place(), name = shown, %error, "the next sweep goes on with it");
                 }
             }
-            self.queue().known.remove(&(share.id.clone(), name));
+            self.queue().done(&share, name);
+            self.shared.changed.notify_one();
         }
     }
 
@@ -86,13 +113,47 @@ impl Removals {
     fn next(&self) -> Option<(Arc<Share>, Vec<u8>, usize)> {
         let mut queue = self.queue();
         queue.idle += 1;
-        let waited = self.shared.changed.wait_timeout_while(queue, IDLE, |queue| queue.waiting.is_empty());
+        let mut next = None;
+        let waited = self.shared.changed.wait_timeout_while(queue, IDLE, |queue| {
+            next = queue.take();
+            next.is_none()
+        });
         queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         queue.idle -= 1;
-        let next = queue.waiting.pop_front();
         if next.is_none() {
             queue.threads -= 1;
         }
         next
     }
+}
+
+/// Removes an entry of the trash, if it is what its name says.
+fn remove(share: &Share, own: &Own, name: &[u8], workers: usize) -> Result<u64> {
+    let users = matches!(trashed(name), Trashed::Volume { .. });
+    if !settle(share, own, name)? {
+        return Ok(0);
+    }
+    tree::remove(&Ctx::new(), share, &own.trash, name, users, workers)
+}
+
+/// Whether an entry of the trash may be removed. Another directory than its name says, moved there by a deletion before it
+/// could see that, goes back to its place; what is not known to belong anywhere stays: [`Error::Refused`].
+pub(super) fn settle(share: &Share, own: &Own, name: &[u8]) -> Result<bool> {
+    let Trashed::Volume { digest: wanted, key } = trashed(name) else { return Ok(true) };
+    let doing = "looking at the trash";
+    let Some(node) = share.look(&own.trash, name).told(share, doing)? else { return Ok(true) };
+    if digest(share, own, &node).told(share, doing)? == wanted {
+        return Ok(true);
+    }
+    let (_, record) = load::<VolumeRecord>(share, Index::Volumes, key)?;
+    let record = record.ok_or_else(|| {
+        Error::Refused(format!(
+            "{} is not the directory of volume {key} that was to be removed, or the server has changed its file handles; see what it is in {}/{OWN}/trash, and move it away",
+            String::from_utf8_lossy(name),
+            share.place()
+        ))
+    })?;
+    put_back(share, own, name, &record.dir)?;
+    tracing::warn!(share = %share.place(), dir = record.dir, "a directory that is not the volume's is in its place again");
+    Ok(false)
 }

@@ -5,8 +5,10 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::pool::lock;
 
 /// How long such a rename takes.
 const SLEEP: std::ops::Range<Duration> = Duration::from_millis(980)..Duration::from_millis(1200);
@@ -22,7 +24,36 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(super) struct Renames {
     slept: AtomicU32,
-    turn: RwLock<()>,
+    under_way: Mutex<UnderWay>,
+    changed: Condvar,
+}
+
+/// Calls that were sent and not answered.
+#[derive(Debug, Default)]
+struct UnderWay {
+    renames: usize,
+    others: usize,
+    /// Renames that wait for the others: no more of these begin.
+    waiting: usize,
+}
+
+/// A call under way.
+struct Sent<'a> {
+    of: &'a Renames,
+    rename: bool,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        let mut under_way = lock(&self.of.under_way);
+        if self.rename {
+            under_way.renames -= 1;
+        } else {
+            under_way.others -= 1;
+        }
+        drop(under_way);
+        self.of.changed.notify_all();
+    }
 }
 
 impl Renames {
@@ -30,8 +61,30 @@ impl Renames {
         self.slept.load(Ordering::Relaxed) >= SURE
     }
 
-    /// Runs a rename: alone, where the server needs that.
-    pub(super) fn alone<T>(&self, rename: impl FnOnce() -> T) -> T {
+    /// Waits until a call may be sent; `None`: not by then.
+    fn turn(&self, rename: bool, until: Instant) -> Option<Sent<'_>> {
+        let left = until.saturating_duration_since(Instant::now());
+        let busy = |it: &mut UnderWay| it.renames > 0 || if rename { it.others > 0 } else { it.waiting > 0 };
+        let mut under_way = lock(&self.under_way);
+        under_way.waiting += usize::from(rename);
+        let waited = self.changed.wait_timeout_while(under_way, left, busy);
+        let (mut under_way, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        under_way.waiting -= usize::from(rename);
+        if waited.timed_out() {
+            drop(under_way);
+            self.changed.notify_all();
+            return None;
+        }
+        if rename {
+            under_way.renames += 1;
+        } else {
+            under_way.others += 1;
+        }
+        Some(Sent { of: self, rename })
+    }
+
+    /// Runs a rename: alone, where the server needs that. `None`: its turn has not come by then.
+    pub(super) fn alone<T>(&self, until: Instant, rename: impl FnOnce() -> T) -> Option<T> {
         if !self.is_needed() {
             let begun = Instant::now();
             let done = rename();
@@ -40,22 +93,22 @@ impl Renames {
                     "the server sleeps when a rename meets another call; renames are sent alone from now on"
                 );
             }
-            return done;
+            return Some(done);
         }
-        let _turn = self.turn.write().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn(true, until)?;
         ALONE.set(true);
         let done = rename();
         ALONE.set(false);
-        done
+        Some(done)
     }
 
-    /// Runs any other call.
-    pub(super) fn beside<T>(&self, call: impl FnOnce() -> T) -> T {
+    /// Runs any other call. `None`: its turn has not come by then.
+    pub(super) fn beside<T>(&self, until: Instant, call: impl FnOnce() -> T) -> Option<T> {
         if ALONE.get() || !self.is_needed() {
-            return call();
+            return Some(call());
         }
-        let _turn = self.turn.read().unwrap_or_else(PoisonError::into_inner);
-        call()
+        let _turn = self.turn(false, until)?;
+        Some(call())
     }
 }
 
@@ -65,14 +118,20 @@ mod tests {
 
     #[test]
     fn renames_are_alone_once_the_server_has_slept() {
-        let renames = Renames::default();
+        let (renames, later) = (Renames::default(), Instant::now() + Duration::from_secs(60));
         for _ in 0..SURE {
             assert!(!renames.is_needed());
-            renames.alone(|| std::thread::sleep(Duration::from_millis(1010)));
+            renames.alone(later, || std::thread::sleep(Duration::from_millis(1010)));
         }
         assert!(renames.is_needed());
         // The call within a rename does not wait for the rename.
-        assert_eq!(renames.alone(|| renames.beside(|| 7)), 7);
-        assert_eq!(renames.beside(|| 8), 8);
+        assert_eq!(renames.alone(later, || renames.beside(later, || 7)), Some(Some(7)));
+        assert_eq!(renames.beside(later, || 8), Some(8));
+        // Nobody waits for longer than he may.
+        let (held, now) = (renames.turn(false, later).unwrap(), Instant::now());
+        assert_eq!(renames.alone(now + Duration::from_millis(50), || 9), None);
+        assert_eq!(renames.beside(later, || 10), Some(10));
+        drop(held);
+        assert_eq!(renames.alone(later, || 11), Some(11));
     }
 }

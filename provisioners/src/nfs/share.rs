@@ -1,27 +1,24 @@
 //! One share: its connections, the handles of the driver's own directories, and the steps all changes are made of.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::client::{
-    Attr, Cursor, Endpoint, Entry, Fault, Fh, Kind, Node, Outcome, Session, Set, Space, Special, Stamp,
-    Status, Time, Version, connect, found, random, resolve,
+    Attr, Cursor, Entry, Fault, Fh, Kind, Node, Outcome, Session, Set, Space, Special, Stamp, Status, Time,
+    found, random,
 };
-use super::config::{NfsClient, NfsConfig, NfsShare};
+use super::config::{NfsConfig, NfsShare};
 use super::errors::failed;
 use super::handle::ShareId;
-use super::local::LocalSession;
-use super::params::version_of;
+use super::identity::hex;
+use super::pool::{Pool, lock};
 use super::renames::Renames;
+use super::state::State;
 use crate::{Error, Result};
 
 /// The driver's directory at the share's root.
 pub(super) const OWN: &str = ".volumectl";
-/// How long a connection is kept that nobody uses.
-const IDLE: Duration = Duration::from_secs(60);
-/// How many connections are kept that nobody uses.
-const IDLE_MAX: usize = 16;
 /// The first pause before another try.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -38,6 +35,8 @@ pub(super) struct Own {
     pub(super) paths: Fh,
     /// What is being made: published by one rename.
     pub(super) tmp: Fh,
+    /// Who may change a record.
+    pub(super) changes: Fh,
     /// What is being removed.
     pub(super) trash: Fh,
     /// Snapshots, a directory each.
@@ -46,72 +45,47 @@ pub(super) struct Own {
     pub(super) retained: Fh,
 }
 
-/// What was found out when connecting, for the next connections.
-#[derive(Debug, Clone)]
-struct Known {
-    version: Version,
-    address: std::net::SocketAddr,
-    shortcut: Option<(u16, Fh)>,
-}
-
-/// A connection that could not be made: when, and why.
-struct Failure {
-    at: Instant,
-    why: String,
-}
-
 /// One share.
 pub(super) struct Share {
     pub(super) id: ShareId,
     pub(super) spec: NfsShare,
-    endpoint: Endpoint,
-    idle: Mutex<Vec<(Box<dyn Session>, Instant)>>,
-    known: Mutex<Option<Known>>,
-    /// One connects at a time: a server takes only some at once, and makes the others wait for seconds.
-    connecting: Mutex<Option<Failure>>,
+    /// It is one of the configuration's; else callers have named it.
+    pub(super) configured: bool,
+    pool: Pool,
+    pub(super) state: State,
     own: Mutex<Option<Own>>,
     renames: Renames,
     /// Calls that were sent.
     calls: AtomicU64,
     /// For how long passing troubles are waited out.
     patience: Duration,
-    /// Connects by a mounted directory.
-    pub(super) mounted: Option<Arc<dyn super::Mounted>>,
+    /// Whether the server gives a directory another handle when it is moved.
+    moving: Mutex<Option<bool>>,
     /// Ends the process, as far as a test is concerned.
     #[cfg(test)]
     pub(super) death: Option<super::tests::Death>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Share {
-    pub(super) fn new(id: ShareId, spec: NfsShare, config: &NfsConfig) -> Self {
-        let endpoint = Endpoint {
-            path: spec.path.clone(),
-            port: spec.port,
-            mount_port: spec.mount_port,
-            uid: spec.uid,
-            gid: spec.gid,
-            privileged: !spec.any_port,
-            timeout: config.call_timeout,
-            shortcut: None,
-        };
+    pub(super) fn new(
+        id: ShareId,
+        spec: NfsShare,
+        config: &NfsConfig,
+        mounted: Option<Arc<dyn super::Mounted>>,
+    ) -> Self {
         Self {
+            configured: matches!(id, ShareId::Named(_)),
             id,
+            state: State::default(),
+            pool: Pool::new(spec.clone(), config, mounted),
             spec,
-            endpoint,
-            idle: Mutex::default(),
-            known: Mutex::default(),
-            connecting: Mutex::default(),
             own: Mutex::default(),
             renames: Renames::default(),
             calls: AtomicU64::new(0),
             patience: config.call_timeout,
-            mounted: None,
+            moving: Mutex::default(),
             #[cfg(test)]
-            death: None,
+            death: config.death.clone(),
         }
     }
 
@@ -127,7 +101,7 @@ impl Share {
 
     /// How many connections wait for work.
     pub(super) fn idle(&self) -> usize {
-        lock(&self.idle).len()
+        self.pool.idle()
     }
 
     /// A fault as an error that says what was being done.
@@ -136,120 +110,36 @@ impl Share {
         move |fault| failed(&doing, &place, &fault)
     }
 
-    /// A connection: one that waits for work, or a new one.
-    pub(super) fn session(&self) -> Outcome<Box<dyn Session>> {
-        let now = Instant::now();
-        {
-            let mut idle = lock(&self.idle);
-            idle.retain(|(_, since)| now.duration_since(*since) < IDLE);
-            if let Some((session, _)) = idle.pop() {
-                return Ok(session);
-            }
-        }
-        self.in_turn()
-    }
-
-    /// A connection that can be used again.
-    pub(super) fn give_back(&self, session: Box<dyn Session>) {
-        let mut idle = lock(&self.idle);
-        if idle.len() < IDLE_MAX {
-            idle.push((session, Instant::now()));
-        }
-    }
-
-    /// A new connection, or one that was given back while this call waited for its turn. What has failed meanwhile has
-    /// failed for this call, too.
-    fn in_turn(&self) -> Outcome<Box<dyn Session>> {
-        let asked = Instant::now();
-        let mut turn = lock(&self.connecting);
-        if let Some((session, _)) = lock(&self.idle).pop() {
-            return Ok(session);
-        }
-        if let Some(failure) = turn.as_ref().filter(|failure| failure.at > asked) {
-            return Err(Fault::Lost(std::io::Error::other(failure.why.clone())));
-        }
-        let connected = self.connect();
-        tracing::debug!(share = %self.place(), waited = ?asked.elapsed(), ok = connected.is_ok(), "connecting");
-        *turn = connected.as_ref().err().map(|fault| Failure { at: Instant::now(), why: fault.to_string() });
-        connected
-    }
-
-    fn connect(&self) -> Outcome<Box<dyn Session>> {
-        if let (Some(dir), NfsClient::Local) = (&self.spec.local, self.spec.client) {
-            return Ok(Box::new(LocalSession::new(dir.clone())));
-        }
-        if let Some(mounted) = &self.mounted {
-            return super::remote::connect(mounted.as_ref(), &self.spec, self.patience);
-        }
-        let known = lock(&self.known).clone();
-        if let Some(known) = known {
-            let endpoint = Endpoint { shortcut: known.shortcut, ..self.endpoint.clone() };
-            match connect(known.version, known.address, &endpoint) {
-                Err(Fault::Lost(_) | Fault::NoVersion(_)) => *lock(&self.known) = None,
-                other => return other,
-            }
-        }
-        let (session, known) = self.find_server()?;
-        tracing::info!(share = %self.place(), version = session.version(), address = %known.address.ip(), "connected");
-        *lock(&self.known) = Some(known);
-        Ok(session)
-    }
-
-    /// Tries all addresses of the server, and the versions of the protocol from the newest.
-    fn find_server(&self) -> Outcome<(Box<dyn Session>, Known)> {
-        let addresses = resolve(&self.spec.server, 0).map_err(Fault::Lost)?;
-        let versions = match self.spec.version.or_else(|| version_of(&self.spec.mount_options)) {
-            Some(version) => vec![version],
-            None => vec![Version::V42, Version::V41, Version::V3],
-        };
-        let mut last = Fault::Lost(std::io::Error::other("the server's name has no address"));
-        for address in addresses {
-            for version in &versions {
-                match connect(*version, address, &self.endpoint) {
-                    Ok(session) => {
-                        let shortcut = session.shortcut();
-                        return Ok((session, Known { version: *version, address, shortcut }));
-                    }
-                    // Where nobody listens for version 4, somebody may for version 3, at the port mapper.
-                    Err(fault @ (Fault::NoVersion(_) | Fault::Lost(_) | Fault::Denied(_))) => last = fault,
-                    Err(fault) => return Err(fault),
-                }
-            }
-        }
-        Err(last)
-    }
-
-    /// Makes a call, again after passing troubles for as long as one call may take. All calls here can be repeated:
-    /// what they make has names that nobody else uses.
+    /// Makes a call, again after passing troubles; it is over when the time of one call is. All calls here can be
+    /// repeated: what they make has names that nobody else uses.
     pub(super) fn ask<T>(&self, mut call: impl FnMut(&mut dyn Session) -> Outcome<T>) -> Outcome<T> {
-        let (begun, mut pause) = (Instant::now(), PAUSE);
+        let (until, mut pause) = (Instant::now() + self.patience, PAUSE);
         loop {
-            let outcome = self.session().and_then(|mut session| {
+            let outcome = self.pool.session(until).and_then(|mut session| {
                 self.calls.fetch_add(1, Ordering::Relaxed);
                 #[cfg(test)]
                 super::tests::Death::before(self.death.as_ref())?;
-                let outcome = self.renames.beside(|| call(&mut *session));
+                let sent = self.renames.beside(until, || call(&mut *session));
+                let outcome = sent.unwrap_or(Err(Fault::Slow(self.patience)));
                 #[cfg(test)]
                 super::tests::Death::after(self.death.as_ref())?;
                 match &outcome {
-                    Err(fault) if fault.is_broken() => self.forget(),
-                    _ => self.give_back(session),
+                    Err(fault) if fault.is_broken() => self.pool.forget(),
+                    _ => self.pool.give_back(session),
                 }
                 outcome
             });
             match outcome {
-                Err(fault) if fault.is_passing() && begun.elapsed() + pause < self.patience => {
+                Err(fault) if fault.is_passing() && Instant::now() + pause < until => {
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(Duration::from_millis(500));
                 }
-                other => return other,
+                other => {
+                    self.note(&other);
+                    return other;
+                }
             }
         }
-    }
-
-    /// A connection broke: those that wait are of the same server.
-    fn forget(&self) {
-        lock(&self.idle).clear();
     }
 
     /// The driver's own directories; made where they are missing.
@@ -264,12 +154,14 @@ impl Share {
             intents: self.ensure(&dir, b"intents")?,
             paths: self.ensure(&dir, b"paths")?,
             tmp: self.ensure(&dir, b"tmp")?,
+            changes: self.ensure(&dir, b"changes")?,
             trash: self.ensure(&dir, b"trash")?,
             snapshots: self.ensure(&dir, b"snapshots")?,
             retained: self.ensure(&dir, b"retained")?,
             root,
         };
         *lock(&self.own) = Some(own.clone());
+        self.take_for_known();
         Ok(own)
     }
 
@@ -278,8 +170,7 @@ impl Share {
         match work(&self.own()?) {
             Err(fault) if fault.is(Status::STALE) || fault.is(Status::BAD_HANDLE) => {
                 *lock(&self.own) = None;
-                *lock(&self.known) = None;
-                self.forget();
+                self.pool.forget_server();
                 work(&self.own()?)
             }
             other => other,
@@ -342,7 +233,9 @@ impl Share {
 
     /// Renames; a repeat after a lost answer finds the old name gone, so that is not told from success here.
     pub(super) fn rename(&self, from: &Fh, name: &[u8], to: &Fh, new: &[u8]) -> Outcome<()> {
-        self.renames.alone(|| self.ask(|s| s.rename(from, name, to, new)))
+        let until = Instant::now() + self.patience;
+        let renamed = self.renames.alone(until, || self.ask(|s| s.rename(from, name, to, new)));
+        renamed.unwrap_or(Err(Fault::Slow(self.patience)))
     }
 
     /// Gives a file a second name. `false`: that name is taken.
@@ -409,6 +302,46 @@ impl Share {
         self.ask(|s| s.attr(fh))
     }
 
+    /// What a file is known by.
+    pub(super) fn identity(&self, fh: &Fh) -> Outcome<Vec<u8>> {
+        if self.pool.is_network() { Ok(fh.clone()) } else { self.ask(|s| s.identity(fh)) }
+    }
+
+    /// By what files are known: `3` or `4` for the handles of that version, `stat`. Two kinds cannot be compared.
+    pub(super) fn kind_of_handles(&self) -> Outcome<String> {
+        if !self.pool.is_network() {
+            return Ok("stat".into());
+        }
+        let session = self.pool.session(Instant::now() + self.patience)?;
+        let kind = session.version().chars().take(1).collect();
+        self.pool.give_back(session);
+        Ok(kind)
+    }
+
+    /// Whether the server gives a directory another handle when it is moved, which would say nothing then. Tried once.
+    pub(super) fn handles_move(&self, own: &Own) -> Outcome<bool> {
+        if let Some(known) = *lock(&self.moving) {
+            return Ok(known);
+        }
+        if !self.pool.is_network() {
+            return Ok(false);
+        }
+        let (one, two) = (draft_name(), draft_name());
+        let set = Set { mode: Some(0o700), ..Set::default() };
+        let made = self.make(&own.tmp, one.as_bytes(), &Special::Directory, &set)?;
+        let before = self.identity(&made.fh)?;
+        self.rename(&own.tmp, one.as_bytes(), &own.trash, two.as_bytes())?;
+        // Another driver may have swept it away already: then the next call tries again.
+        let Some(moved) = self.look(&own.trash, two.as_bytes())? else { return Ok(false) };
+        let after = self.identity(&moved.fh)?;
+        found(self.ask(|s| s.remove_dir(&own.trash, two.as_bytes())))?;
+        if before != after {
+            tracing::warn!(share = %self.place(), "the server's file handles change with a file's place: directories are known by their numbers only");
+        }
+        *lock(&self.moving) = Some(before != after);
+        Ok(before != after)
+    }
+
     /// Moves something to the trash under a name of its own; not there is fine.
     pub(super) fn discard(&self, own: &Own, dir: &Fh, name: &[u8]) -> Outcome<()> {
         found(self.rename(dir, name, &own.trash, draft_name().as_bytes())).map(drop)
@@ -417,7 +350,7 @@ impl Share {
 
 /// A name that nobody else uses.
 pub(super) fn draft_name() -> String {
-    random::<12>().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&random::<12>())
 }
 
 /// Splits a path into the directory that something is in, and its name.

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::client::{Fh, Set, Special, Status, found};
+use super::draft::Draft;
 use super::fill::Filling;
 use super::handle::Handle;
+use super::list::is_of_record;
 use super::record::SnapshotRecord;
 use super::share::{Own, Share, Told, draft_name};
 use super::store::Store;
@@ -57,7 +59,7 @@ impl Store {
         let handle = handle(spec)?;
         let share = self.share(&handle.share)?;
         if let Some((_, _, record)) = find_snapshot(&share, &handle)? {
-            return same(&record, spec);
+            return self.same(&record, spec);
         }
         let volume = self.volume(&spec.source)?;
         let dir = volume.dir()?.ok_or_else(|| {
@@ -67,7 +69,7 @@ impl Store {
         let from = Filling { dir, size: volume.record.capacity, what, moving: true };
         let record = self.take(ctx, &share, &volume.own, &handle, spec, &from, accept)?;
         tracing::info!(snapshot = %handle, volume = %spec.source, bytes = record.content, "taken");
-        same(&record, spec)
+        self.same(&record, spec)
     }
 
     #[allow(clippy::too_many_arguments, reason = "what is copied, to where, and under which name")]
@@ -81,14 +83,14 @@ impl Store {
         from: &Filling,
         accept: bool,
     ) -> Result<SnapshotRecord> {
-        let draft = draft_name();
+        let set = Set { mode: Some(0o700), ..Set::default() };
+        let draft = Draft::make(share, own, &handle.key, &set)?;
+        let (name, top) = (draft.name.as_bytes(), &draft.node.fh);
+        draft.keep_alive(share, self.config.beat());
         let taken = (|| {
-            let set = Set { mode: Some(0o700), ..Set::default() };
-            let make = |dir: &Fh, name: &[u8]| share.make(dir, name, &Special::Directory, &set);
-            let top = make(&own.tmp, draft.as_bytes()).told(share, "making a directory")?;
-            let data = make(&top.fh, DATA).told(share, "making a directory")?;
+            let data = share.make(top, DATA, &Special::Directory, &set).told(share, "making a directory")?;
             let created = Timestamp::now();
-            let content = self.copy_tree(ctx, share, from, &data.fh, &top.fh, accept)?;
+            let content = self.copy_tree(ctx, share, from, &data.fh, top, accept)?;
             let record = SnapshotRecord {
                 id: handle.to_string(),
                 name: spec.name.clone(),
@@ -99,8 +101,9 @@ impl Store {
                 created,
             };
             ctx.check()?;
-            share.put(&top.fh, RECORD, &encode(&record)?).told(share, "writing a record")?;
-            let moved = share.rename(&own.tmp, draft.as_bytes(), &own.snapshots, handle.key.as_bytes());
+            share.put(top, RECORD, &encode(&record)?).told(share, "writing a record")?;
+            draft.check(share, own)?;
+            let moved = share.rename(&own.tmp, name, &own.snapshots, handle.key.as_bytes());
             match moved {
                 Ok(()) => {}
                 // Another has just taken it, or it is this one, its answer lost: what is there counts.
@@ -117,13 +120,24 @@ impl Store {
             })
         })();
         // After success nothing has that name any more.
-        if let Err(fault) = share.discard(own, &own.tmp, draft.as_bytes()) {
+        if let Err(fault) = share.discard(own, &own.tmp, name) {
             tracing::warn!(share = %share.place(), %fault, "a half made snapshot is left for the next sweep");
         }
         if taken.is_err() {
             self.remove_trash(share);
         }
         taken
+    }
+
+    /// A snapshot that exists is the answer if it is of the same volume.
+    fn same(&self, record: &SnapshotRecord, spec: &SnapshotSpec) -> Result<Snapshot> {
+        if self.is_one(&record.source, &spec.source.0) {
+            return Ok(record.show());
+        }
+        Err(Error::AlreadyExists(format!(
+            "snapshot {} exists and is of volume {}, not of {}",
+            record.id, record.source, spec.source
+        )))
     }
 
     /// What a snapshot has, for restoring it. None such: [`Error::NotFound`].
@@ -168,24 +182,21 @@ impl Store {
             |own| own.snapshots.clone(),
             |name| String::from_utf8(name.to_vec()).ok(),
             |share, handle| {
-                let found = find_snapshot(share, handle)?;
-                let found =
-                    found.filter(|(_, _, record)| source.is_none_or(|source| source.0 == record.source));
+                let found = match find_snapshot(share, handle) {
+                    // CSI has no word for what is wrong with a snapshot; asking for it by its id says it.
+                    Err(error) if is_of_record(&error) => {
+                        tracing::warn!(snapshot = %handle, %error, "left out of the list");
+                        return Ok(None);
+                    }
+                    other => other?,
+                };
+                let found = found.filter(|(_, _, record)| {
+                    source.is_none_or(|source| self.is_one(&source.0, &record.source))
+                });
                 Ok(found.map(|(_, _, record)| record.show()))
             },
         )
     }
-}
-
-/// A snapshot that exists is the answer if it is of the same volume.
-fn same(record: &SnapshotRecord, spec: &SnapshotSpec) -> Result<Snapshot> {
-    if record.source != spec.source.0 {
-        return Err(Error::AlreadyExists(format!(
-            "snapshot {} exists and is of volume {}, not of {}",
-            record.id, record.source, spec.source
-        )));
-    }
-    Ok(record.show())
 }
 
 /// A snapshot's directory and record.

@@ -1,24 +1,33 @@
 //! Finding shares and volumes, showing volumes and changing their records.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use super::alias::Aliases;
 use super::client::{Fh, Kind};
-use super::config::{NfsConfig, NfsShare};
+use super::config::{NfsConfig, NfsShare, plain_path, plain_server};
 use super::handle::{Handle, ShareId};
+use super::identity::is_of;
+use super::pool::lock;
 use super::record::VolumeRecord;
 use super::share::{Own, Share, Told};
+use super::sweep::Watch;
 use super::usage::Usages;
 use super::{Mounted, removal::Removals};
-use crate::record::{decode, encode};
+use crate::record::decode;
 use crate::{Condition, Error, Result, StringMap, Volume, VolumeId};
+
+/// How many shares are kept that callers have named and no server has answered for.
+const UNKNOWN_MAX: usize = 64;
 
 /// The backend's state: what was configured, and connections. All else is on the servers.
 pub(super) struct Store {
     pub(super) config: NfsConfig,
-    shares: Mutex<BTreeMap<ShareId, Arc<Share>>>,
+    pub(super) shares: Mutex<BTreeMap<ShareId, Arc<Share>>>,
     pub(super) removals: Removals,
     pub(super) usages: Usages,
+    pub(super) watch: Watch,
+    pub(super) aliases: Aliases,
     mounted: Option<Arc<dyn Mounted>>,
 }
 
@@ -35,41 +44,68 @@ pub(super) fn file_name(key: &str) -> Vec<u8> {
     format!("{key}.json").into_bytes()
 }
 
+/// The key of a record's file.
+pub(super) fn key_of(name: &[u8]) -> Option<String> {
+    std::str::from_utf8(name).ok()?.strip_suffix(".json").map(str::to_owned)
+}
+
 impl Store {
     pub(super) fn new(config: NfsConfig, mounted: Option<Arc<dyn Mounted>>) -> Result<Self> {
         config.validate()?;
+        let shares = config.shares.into_iter().map(NfsShare::plain).collect();
+        let config = NfsConfig { shares, ..config };
         let it = Self {
             shares: Mutex::default(),
             removals: Removals::default(),
             usages: Usages::default(),
+            watch: Watch::default(),
+            aliases: Aliases::new(&config),
             mounted,
             config,
         };
         for spec in &it.config.shares {
             it.add(ShareId::Named(spec.name.clone()), spec.clone());
         }
+        it.recall();
         Ok(it)
     }
 
-    fn add(&self, id: ShareId, spec: NfsShare) -> Arc<Share> {
+    pub(super) fn add(&self, id: ShareId, spec: NfsShare) -> Arc<Share> {
         let by_mount = spec.client == super::NfsClient::Mount;
-        let mut share = Share::new(id.clone(), spec, &self.config);
-        share.mounted = self.mounted.clone().filter(|_| by_mount);
-        #[cfg(test)]
-        {
-            share.death.clone_from(&self.config.death);
+        let mounted = self.mounted.clone().filter(|_| by_mount);
+        let share = Arc::new(Share::new(id.clone(), spec, &self.config, mounted));
+        let mut shares = lock(&self.shares);
+        // What callers name is forgotten again if no server answers for it.
+        if shares.values().filter(|share| !share.is_known()).count() >= UNKNOWN_MAX {
+            shares.retain(|_, share| share.is_known() || Arc::strong_count(share) > 1);
         }
-        self.shares
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(id)
-            .or_insert(Arc::new(share))
-            .clone()
+        shares.entry(id).or_insert(share).clone()
+    }
+
+    /// The one id of a share that a handle names in some spelling.
+    fn plain_id(&self, id: &ShareId) -> ShareId {
+        let ShareId::Direct(server, path) = id else { return id.clone() };
+        match self.aliases.configured(server, path) {
+            Some(name) => ShareId::Named(name.to_owned()),
+            None => ShareId::Direct(plain_server(server), plain_path(path)),
+        }
+    }
+
+    /// Whether two handles name one thing.
+    pub(super) fn is_one(&self, one: &str, other: &str) -> bool {
+        self.aliases.identity(one) == self.aliases.identity(other)
+    }
+
+    /// The handle that was given out for a volume, which may have another spelling of the share.
+    pub(super) fn given(&self, handle: &Handle, id: &str) -> Handle {
+        let given = Handle::parse(id).filter(|_| self.is_one(id, &handle.to_string()));
+        given.unwrap_or_else(|| handle.clone())
     }
 
     /// A share that is configured, or that handles or classes name; not to be had: [`Error::NotFound`].
     pub(super) fn share(&self, id: &ShareId) -> Result<Arc<Share>> {
-        if let Some(share) = self.shares.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
+        let id = &self.plain_id(id);
+        if let Some(share) = lock(&self.shares).get(id) {
             return Ok(share.clone());
         }
         match id {
@@ -84,14 +120,6 @@ impl Store {
                 "share {name:?} is not configured here; add it to the configuration"
             ))),
         }
-    }
-
-    /// All shares that are known now, in the order of their handles.
-    pub(super) fn shares(&self) -> Vec<Arc<Share>> {
-        let mut shares: Vec<_> =
-            self.shares.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        shares.sort_by_key(|share| Handle { share: share.id.clone(), key: String::new() }.to_string());
-        shares
     }
 
     /// The share and key of a handle to delete. `None`: not a handle of ours, so there is nothing to delete. A share that
@@ -110,7 +138,8 @@ impl Store {
         let handle = Handle::parse(&id.0)
             .ok_or_else(|| none("not a handle of this backend, so there is no such volume"))?;
         let share = self.share(&handle.share).map_err(|e| none(&e.to_string()))?;
-        let (own, record) = load::<VolumeRecord>(&share, |own| own.volumes.clone(), &handle.key)?;
+        let (own, record) = load::<VolumeRecord>(&share, Index::Volumes, &handle.key)?;
+        self.learn(&share);
         let record = record.ok_or_else(|| none(&format!("no such volume on {}", share.place())))?;
         Ok(Found { share, own, handle, record })
     }
@@ -131,6 +160,9 @@ impl Store {
         let options = found.options();
         if !options.is_empty() {
             context.insert("mountOptions".to_owned(), options.join(","));
+        }
+        if found.force() {
+            context.insert("unmountPolicy".to_owned(), "force".to_owned());
         }
         Volume {
             id: VolumeId(found.handle.to_string()),
@@ -169,18 +201,6 @@ impl Store {
             )
         }))
     }
-
-    /// Whether all shares answer and can be used.
-    pub(super) fn check(&self) -> Result<()> {
-        for share in self.shares() {
-            let own = share.with_own(|own| {
-                share.attr(&own.volumes)?;
-                Ok(())
-            });
-            own.told(&share, "looking at the driver's directory")?;
-        }
-        Ok(())
-    }
 }
 
 impl Found {
@@ -191,7 +211,10 @@ impl Found {
             Err(fault) if fault.is(super::client::Status::NOT_DIRECTORY) => return Ok(None),
             other => other.told(&self.share, &format!("looking for directory {}", self.record.dir))?,
         };
-        Ok(walked.filter(|node| node.attr.id == self.record.dir_id).map(|node| node.fh))
+        match walked {
+            Some(node) if is_of(&self.share, &self.own, &self.record, &node)? => Ok(Some(node.fh)),
+            _ => Ok(None),
+        }
     }
 
     /// Mount options of the share's configuration and the class, which cannot be changed.
@@ -201,27 +224,66 @@ impl Found {
         self.share.spec.mount_options.iter().cloned().chain(of_class).collect()
     }
 
-    /// Writes the record anew.
-    pub(super) fn save(&self, record: &VolumeRecord) -> Result<()> {
-        let content = encode(record)?;
-        let saved = self.share.replace(&self.own, &self.own.volumes, &file_name(&self.handle.key), &content);
-        saved.told(&self.share, &format!("writing the record of volume {}", self.handle))
+    /// Whether nodes give up what the server does not take when they unmount the share.
+    pub(super) fn force(&self) -> bool {
+        self.record.parameters.get("unmountPolicy").is_some_and(|policy| policy == "force")
+    }
+}
+
+/// Where records are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Index {
+    /// Of volumes.
+    Volumes,
+    /// Of volumes that are being made.
+    Intents,
+}
+
+impl Index {
+    fn dir(self, own: &Own) -> &Fh {
+        match self {
+            Self::Volumes => &own.volumes,
+            Self::Intents => &own.intents,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Volumes => "volumes",
+            Self::Intents => "intents",
+        }
     }
 }
 
 /// A record of one of the driver's own directories, and these.
 pub(super) fn load<T: crate::record::Record>(
     share: &Share,
-    dir: impl Fn(&Own) -> Fh,
+    index: Index,
     key: &str,
 ) -> Result<(Own, Option<T>)> {
     let name = file_name(key);
-    let got = share.with_own(|own| Ok((own.clone(), share.get(&dir(own), &name)?)));
+    let got = share.with_own(|own| Ok((own.clone(), share.get(index.dir(own), &name)?)));
     let (own, got) = got.told(share, "reading a record")?;
     let Some((node, content)) = got else { return Ok((own, None)) };
-    let what = format!("{}/{}/{}", share.place(), super::share::OWN, String::from_utf8_lossy(&name));
     if node.attr.kind != Kind::File {
-        return Err(Error::Corrupt { what, problem: "not a regular file".into() });
+        return Err(Error::Corrupt {
+            what: place_of(share, index, key),
+            problem: "not a regular file".into(),
+        });
     }
-    Ok((own, Some(decode(&what, &content)?)))
+    Ok((own, Some(parse(share, index, key, &content)?)))
+}
+
+fn place_of(share: &Share, index: Index, key: &str) -> String {
+    format!("{}/{}/{}/{key}.json", share.place(), super::share::OWN, index.word())
+}
+
+/// Reads a record's bytes.
+pub(super) fn parse<T: crate::record::Record>(
+    share: &Share,
+    index: Index,
+    key: &str,
+    content: &[u8],
+) -> Result<T> {
+    decode(&place_of(share, index, key), content)
 }

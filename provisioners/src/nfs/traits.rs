@@ -6,7 +6,7 @@ use super::store::Store;
 use super::{Nfs, snapshot};
 use crate::{
     Access, Capacity, CapacityQuery, CapacityRange, CapacityReport, Clones, Ctx, ExpandOutcome, Expansion,
-    Gauge, Listing, Measures, Modify, NodeAccess, NodeRequest, NodeVolume, Page, Result, Snapshot,
+    FsNote, Gauge, Listing, Measures, Modify, NodeAccess, NodeRequest, NodeVolume, Page, Result, Snapshot,
     SnapshotId, SnapshotSpec, Snapshots, StringMap, Volume, VolumeId,
 };
 
@@ -18,28 +18,29 @@ impl Snapshots for Nfs {
 
     async fn snapshot(&self, ctx: &Ctx, spec: SnapshotSpec) -> Result<Snapshot> {
         let ctx = ctx.clone();
-        self.run(move |store| store.snapshot(&ctx, &spec)).await
+        self.workers.change(move |store| store.snapshot(&ctx, &spec)).await
     }
 
     async fn delete_snapshot(&self, _: &Ctx, id: &SnapshotId) -> Result<()> {
         let id = id.clone();
-        self.run(move |store| store.delete_snapshot(&id)).await
+        self.workers.change(move |store| store.delete_snapshot(&id)).await
     }
 
-    async fn get_snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
+    async fn get_snapshot(&self, _: &Ctx, id: &SnapshotId) -> Result<Snapshot> {
         let id = id.clone();
-        self.run(move |store| store.get_snapshot(&id)).await
+        self.workers.ask(move |store| store.get_snapshot(&id)).await
     }
 
     async fn list_snapshots(
         &self,
+        _: &Ctx,
         source: Option<&VolumeId>,
         after: Option<&str>,
         max: usize,
     ) -> Result<Page<Snapshot>> {
         Store::check_token(after)?;
         let (source, after) = (source.cloned(), after.map(str::to_owned));
-        self.run(move |store| store.list_snapshots(source.as_ref(), after.as_deref(), max)).await
+        self.workers.ask(move |store| store.list_snapshots(source.as_ref(), after.as_deref(), max)).await
     }
 }
 
@@ -49,7 +50,7 @@ impl Clones for Nfs {}
 impl Expansion for Nfs {
     async fn expand(&self, ctx: &Ctx, id: &VolumeId, range: CapacityRange) -> Result<ExpandOutcome> {
         let (ctx, id) = (ctx.clone(), id.clone());
-        self.run(move |store| store.expand(&ctx, &id, range)).await
+        self.workers.change(move |store| store.expand(&ctx, &id, range)).await
     }
 }
 
@@ -58,7 +59,7 @@ impl Listing for Nfs {
     async fn list(&self, after: Option<&str>, max: usize) -> Result<Page<Volume>> {
         Store::check_token(after)?;
         let after = after.map(str::to_owned);
-        self.run(move |store| store.list(after.as_deref(), max)).await
+        self.workers.ask(move |store| store.list(after.as_deref(), max)).await
     }
 }
 
@@ -66,7 +67,7 @@ impl Listing for Nfs {
 impl CapacityReport for Nfs {
     async fn capacity(&self, query: &CapacityQuery) -> Result<Capacity> {
         let query = query.clone();
-        self.run(move |store| store.capacity(&query)).await
+        self.workers.ask(move |store| store.capacity(&query)).await
     }
 }
 
@@ -74,7 +75,7 @@ impl CapacityReport for Nfs {
 impl Modify for Nfs {
     async fn modify(&self, _: &Ctx, id: &VolumeId, parameters: &StringMap) -> Result<()> {
         let (id, parameters) = (id.clone(), parameters.clone());
-        self.run(move |store| store.modify(&id, &parameters)).await
+        self.workers.change(move |store| store.modify(&id, &parameters)).await
     }
 }
 
@@ -92,6 +93,11 @@ impl Measures for Nfs {
                 sum(|share| share.idle() as u64),
             ),
             gauge(
+                "nfs_shares_in_trouble",
+                "Shares that could not be used at the last try.",
+                self.store.troubles().len() as u64,
+            ),
+            gauge(
                 "nfs_removals_pending",
                 "Deleted directories that wait for their removal.",
                 self.store.removals.pending() as u64,
@@ -104,7 +110,7 @@ impl Measures for Nfs {
 impl NodeAccess for Nfs {
     async fn access(&self, request: &NodeRequest<'_>) -> Result<NodeVolume> {
         let (id, context) = (request.id.clone(), request.context.clone());
-        self.run(move |store| store.access(&id, &context)).await
+        self.workers.ask(move |store| store.access(&id, &context)).await
     }
 
     /// What is mounted on the node says all: also of volumes that were made by hand, whose handles are not ours.
@@ -113,7 +119,7 @@ impl NodeAccess for Nfs {
     }
 
     /// There is nothing to format.
-    async fn formatted(&self, _: &VolumeId, _: &str, _: bool) -> Result<()> {
+    async fn note(&self, _: &VolumeId, _: &FsNote) -> Result<()> {
         Ok(())
     }
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-use super::client::{Cursor, Entry, Fault, Fh, Kind, Outcome, Status, found};
+use super::client::{Cursor, Entry, Fault, Fh, Kind, Node, Outcome, Status, found};
+use super::nested::{is_root, refusal};
 use super::share::{Share, draft_name};
 use crate::{Ctx, Error, Result};
 
@@ -22,18 +23,28 @@ pub(super) fn page(share: &Share, dir: &Fh, from: Cursor) -> Outcome<super::clie
 
 /// Removes a directory of the trash and all below it, with some workers. Interrupted, it goes on at the next call.
 ///
-/// A directory within a directory is not entered but moved up, so that the depth needs no memory.
-pub(super) fn remove(ctx: &Ctx, share: &Share, trash: &Fh, name: &[u8], workers: usize) -> Result<u64> {
+/// A directory within a directory is not entered but moved up, so that the depth needs no memory. `users`: it was a volume,
+/// in which another share's root may be; that ends the removal.
+pub(super) fn remove(
+    ctx: &Ctx,
+    share: &Share,
+    trash: &Fh,
+    name: &[u8],
+    users: bool,
+    workers: usize,
+) -> Result<u64> {
     let fail = |fault| share.fail("removing a deleted directory")(fault);
     let Some(top) = share.look(trash, name).map_err(fail)? else { return Ok(0) };
     if top.attr.kind != Kind::Directory {
         share.remove(trash, name).map_err(fail)?;
         return Ok(1);
     }
+    let keep = Keep { fsid: top.attr.fsid, roots: users };
+    keep.guard(share, &top).map_err(|problem| problem.told(share, "looking at the trash"))?;
     let removed = AtomicU64::new(0);
     loop {
         let before = removed.load(Ordering::Relaxed);
-        match remove_content(ctx, share, &top.fh, workers, &removed) {
+        match remove_content(ctx, share, &top.fh, keep, workers, &removed) {
             Err(Problem::Fault(fault)) if fault.is(Status::STALE) || fault.is(Status::NO_ENTRY) => {}
             Err(problem) => return Err(problem.told(share, "removing a deleted directory")),
             Ok(()) => {}
@@ -86,6 +97,7 @@ fn remove_content(
     ctx: &Ctx,
     share: &Share,
     top: &Fh,
+    keep: Keep,
     workers: usize,
     removed: &AtomicU64,
 ) -> Result<(), Problem> {
@@ -96,13 +108,13 @@ fn remove_content(
         let entries = first.take().map(|page| page.entries).unwrap_or_default();
         for entry in entries {
             ctx.check()?;
-            remove_entry(share, top, &entry, removed)?;
+            remove_entry(share, top, keep, &entry, removed)?;
         }
         return Ok(());
     }
     in_parallel(
         workers,
-        |entry: Entry| remove_entry(share, top, &entry, removed).map_err(Problem::Fault),
+        |entry: Entry| remove_entry(share, top, keep, &entry, removed),
         |queue| {
             while let Some(cursor) = from {
                 ctx.check()?;
@@ -128,7 +140,13 @@ fn remove_content(
 }
 
 /// Removes one entry of the top directory; what is in it goes, too, but for directories, which move to the top.
-fn remove_entry(share: &Share, top: &Fh, entry: &Entry, removed: &AtomicU64) -> Outcome<()> {
+fn remove_entry(
+    share: &Share,
+    top: &Fh,
+    keep: Keep,
+    entry: &Entry,
+    removed: &AtomicU64,
+) -> Result<(), Problem> {
     let name = entry.name.as_slice();
     let kind = match &entry.node {
         Some(node) => node.attr.kind,
@@ -144,6 +162,7 @@ fn remove_entry(share: &Share, top: &Fh, entry: &Entry, removed: &AtomicU64) -> 
     }
     while !remove_empty(share, top, name)? {
         let Some(dir) = share.look(top, name)? else { return Ok(()) };
+        keep.guard(share, &dir)?;
         let mut from = Some(Cursor::default());
         while let Some(cursor) = from {
             let listing = match page(share, &dir.fh, cursor) {
@@ -152,7 +171,7 @@ fn remove_entry(share: &Share, top: &Fh, entry: &Entry, removed: &AtomicU64) -> 
             };
             from = listing.next;
             for child in listing.entries {
-                remove_child(share, &dir.fh, &child, top, removed)?;
+                remove_child(share, &dir.fh, keep, &child, top, removed)?;
             }
         }
     }
@@ -160,23 +179,54 @@ fn remove_entry(share: &Share, top: &Fh, entry: &Entry, removed: &AtomicU64) -> 
     Ok(())
 }
 
-fn remove_child(share: &Share, dir: &Fh, child: &Entry, top: &Fh, removed: &AtomicU64) -> Outcome<()> {
+fn remove_child(
+    share: &Share,
+    dir: &Fh,
+    keep: Keep,
+    child: &Entry,
+    top: &Fh,
+    removed: &AtomicU64,
+) -> Result<(), Problem> {
     let name = child.name.as_slice();
-    let is_dir = child.node.as_ref().map(|node| node.attr.kind == Kind::Directory);
-    let is_dir = match is_dir {
-        Some(known) => known,
-        None => share.look(dir, name)?.is_some_and(|node| node.attr.kind == Kind::Directory),
+    let node = match &child.node {
+        Some(node) => Some(node.clone()),
+        None => share.look(dir, name)?,
     };
-    if !is_dir {
+    let Some(node) = node.filter(|node| node.attr.kind == Kind::Directory) else {
         share.remove(dir, name)?;
         removed.fetch_add(1, Ordering::Relaxed);
         return Ok(());
-    }
+    };
     if remove_empty(share, dir, name)? {
         removed.fetch_add(1, Ordering::Relaxed);
         return Ok(());
     }
-    found(share.rename(dir, name, top, draft_name().as_bytes())).map(drop)
+    keep.guard(share, &node)?;
+    found(share.rename(dir, name, top, draft_name().as_bytes()))?;
+    Ok(())
+}
+
+/// What is not removed with a tree.
+#[derive(Debug, Clone, Copy)]
+struct Keep {
+    /// All that is not of this file system.
+    fsid: (u64, u64),
+    /// Roots of shares.
+    roots: bool,
+}
+
+impl Keep {
+    /// Refuses to remove what is in a directory that is kept.
+    fn guard(self, share: &Share, dir: &Node) -> Result<(), Problem> {
+        if dir.attr.fsid != self.fsid {
+            let what = "a directory in the trash is a mount of another file system; unmount it on the server";
+            return Err(Error::Refused(format!("{what} of {}", share.place())).into());
+        }
+        if self.roots && is_root(share, &dir.fh)? {
+            return Err(refusal(share, "a directory in the trash", "is another share's root").into());
+        }
+        Ok(())
+    }
 }
 
 /// Removes a directory if it is empty, or gone already.
@@ -253,12 +303,7 @@ impl Frame {
 /// content's context is.
 pub(super) trait Visit {
     type Dir;
-    fn entry(
-        &mut self,
-        within: &Self::Dir,
-        name: &[u8],
-        node: &super::client::Node,
-    ) -> Result<Option<Self::Dir>, Problem>;
+    fn entry(&mut self, within: &Self::Dir, name: &[u8], node: &Node) -> Result<Option<Self::Dir>, Problem>;
     /// All of a directory was seen.
     fn leave(&mut self, dir: Self::Dir) -> Result<(), Problem> {
         let _ = dir;

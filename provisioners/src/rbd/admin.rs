@@ -248,7 +248,7 @@ impl Admin {
     pub fn snapshots(&self, image: &str) -> Result<Vec<Snapshot>> {
         let handle = self.store.handle_of(image)?;
         let source = VolumeId(handle.to_string());
-        Ok(self.store.list_snapshots(Some(&source), None, 0)?.items)
+        Ok(self.store.list_snapshots(&Ctx::new(), Some(&source), None, 0)?.items)
     }
 
     /// Deletes a snapshot of a volume by its name. None such: [`Error::NotFound`].
@@ -264,7 +264,7 @@ impl Admin {
 fn brief(site: &Site, name: &str, id: &str) -> Result<Option<ImageInfo>> {
     let Some(header) = site.header(id)? else { return Ok(None) };
     let (handle, size) = (site.handle(name), header.size);
-    let found = Found::read(&handle, header).unwrap_or(None);
+    let found = super::locks::known(Found::read(&handle, header)).flatten();
     let record = found.as_ref().map(|found| &found.record);
     let claim = record.and_then(|record| {
         let name = record.pvc.name.as_ref()?;
@@ -276,7 +276,7 @@ fn brief(site: &Site, name: &str, id: &str) -> Result<Option<ImageInfo>> {
         size,
         claim,
         pv: record.and_then(|record| record.pvc.pv_name.clone()),
-        published: found.as_ref().map(|f| f.published().into_keys().collect()).unwrap_or_default(),
+        published: found.as_ref().map(Found::nodes).unwrap_or_default(),
         created: record.map(|record| record.created.to_string()),
         details: None,
     }))
@@ -302,7 +302,10 @@ fn details(site: &Site, handle: &Handle, id: &str) -> Result<ImageDetails> {
         children: image.children().map_err(failed)?.into_iter().map(linked).collect(),
         snapshots: snapshots.into_iter().map(|snapshot| (snapshot.name, snapshot.size)).collect(),
         watchers: image.watchers().map_err(failed)?.into_iter().map(|w| w.address).collect(),
-        file_system: fs.and_then(|found| found.fs().formatted),
+        file_system: fs
+            .map(|found| found.fs())
+            .transpose()?
+            .and_then(|fs| fs.file_system().map(str::to_owned)),
     })
 }
 

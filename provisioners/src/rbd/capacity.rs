@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::params::Params;
+use super::record::Found;
 use super::session::Session;
 use super::store::{PoolState, Store};
 use crate::{Capacity, CapacityQuery, Result, Secrets};
@@ -27,6 +28,11 @@ impl Store {
         let available = if state.full { 0 } else { state.available.min(left) };
         Ok(Capacity { available, maximum: None, minimum: None })
     }
+}
+
+/// The pool that a volume's data is in.
+pub(super) fn data_pool(found: &Found) -> &str {
+    found.record.parameters.get("dataPool").unwrap_or(&found.handle.place.pool)
 }
 
 /// Every pool of a cluster: `ceph df detail`, whose `max_avail` counts replication, the fullest OSD and the full ratio;

@@ -9,10 +9,13 @@ use jiff::Timestamp;
 use super::ffi::Errno;
 use super::handle::{Handle, parse_handle};
 use super::plan::Plan;
-use super::record::{FS, Found, Intent, OURS, Requested, VOLUME, VolumeRecord, encode};
-use super::site::{INTENTS, Site};
-use super::snapshot::clone_snapshot;
+use super::record::{
+    FS, Found, FsState, Intent, MODIFIED, Modified, OURS, Requested, TORN, VOLUME, VolumeRecord, encode,
+    read_note, seal,
+};
+use super::site::{INTENTS, Site, creation};
 use super::store::Store;
+use super::torn::{Holds, holds_nothing};
 use crate::size::{decide, decide_for_source, file_system_minimum};
 use crate::{Ctx, Error, Result, Source, Volume};
 
@@ -27,8 +30,8 @@ struct Origin {
     /// Of the new image.
     depth: u32,
     fs: Option<String>,
-    /// The snapshot was taken for this and is removed again.
-    temporary: bool,
+    /// The snapshot was taken for this and is removed again: the key of its note.
+    temporary: Option<String>,
     image_id: String,
 }
 
@@ -50,10 +53,10 @@ impl Store {
             Some(origin) => decide_for_source(plan.spec.range, origin.size, least)?,
         };
         self.check_room(&site, plan)?;
+        let data_pool = plan.params.options.data_pool.as_ref().unwrap_or(&site.place.pool);
+        self.check_size(&site.session, data_pool, capacity)?;
         ctx.stage("creating");
-        if !plan.unique {
-            self.intend(&site, plan)?;
-        }
+        self.intend(&site, plan)?;
         ctx.check()?;
         if !self.make_image(&site, plan, origin.as_ref(), capacity)? {
             if let Some(volume) = self.find_made(&site, plan)? {
@@ -77,15 +80,20 @@ impl Store {
             cluster: self.config.owner.clone(),
             since: Timestamp::now(),
         };
-        site.note(INTENTS, &format!("create/{}", plan.handle.name), &intent)
+        site.note(INTENTS, &creation(&plan.handle.name), &intent)
     }
 
     /// The volume that was made before by this name, checked against what is asked. What an earlier call left half made
     /// is removed.
     fn find_made(&self, site: &Site, plan: &Plan) -> Result<Option<Volume>> {
         let Some(id) = site.image_id(&plan.handle.name)? else { return Ok(None) };
-        let found = self.made_before(site, plan, &id)?;
-        found.map(|found| self.confirm(plan, &found)).transpose()
+        let Some(found) = self.made_before(site, plan, &id)? else { return Ok(None) };
+        let volume = self.confirm(plan, &found)?;
+        if plan.params.flatten && plan.spec.source.is_some() {
+            // The call that made it may have ended before it asked for that.
+            self.flatten(site, &found)?;
+        }
+        Ok(Some(volume))
     }
 
     /// A volume of this name that is complete. What an earlier call left half made is removed.
@@ -102,7 +110,7 @@ impl Store {
         if !ours {
             return Err(collision(&plan.handle, "it has no record of this driver"));
         }
-        if header.is_some() {
+        if header.as_ref().is_some_and(|header| !header.meta.contains_key(TORN)) {
             match holds_nothing(site, id) {
                 Holds::Nothing => {}
                 Holds::Something(why) => return Err(collision(&plan.handle, &why)),
@@ -114,11 +122,7 @@ impl Store {
                 }
             }
         }
-        match site.pool.remove(name) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(e) => return Err(site.fail(&format!("removing half-made image {}", plan.handle.spec()), e)),
-        }
-        tracing::info!(image = %plan.handle.spec(), "removed what an interrupted creation left");
+        self.remove_half_made(site, name, id, header.as_ref())?;
         Ok(None)
     }
 
@@ -196,22 +200,18 @@ impl Store {
         // A size that cannot be is refused before anything is done to the source.
         decide_for_source(plan.spec.range, found.header.size, (0, "a clone"))?;
         ctx.stage("taking a snapshot of the source");
-        let snapshot = clone_snapshot(&plan.handle.name);
-        let image = site.open(&found.header.image)?;
-        match image.snapshot(&snapshot) {
-            // Left by a call that was killed; the clone was not made, so its moment is as good as now.
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(site.fail(&format!("taking a snapshot of {}", handle.spec()), e)),
-        }
-        drop(image);
+        // Each call takes one of its own, so that none is used that was taken at another time for another clone.
+        let (snapshot, note) = self.note_clone(&site, &found, &plan.handle.name)?;
+        let taken = site.open(&found.header.image)?.snapshot(&snapshot);
+        taken.map_err(|e| site.fail(&format!("taking a snapshot of {}", handle.spec()), e))?;
         Ok(Origin {
             image: handle.name.clone(),
             image_id: found.header.image.clone(),
             snapshot,
             size: found.header.size,
             depth,
-            fs: found.fs().formatted,
-            temporary: true,
+            fs: found.fs()?.file_system().map(str::to_owned),
+            temporary: Some(note),
             site,
         })
     }
@@ -230,8 +230,8 @@ impl Store {
             image_id: record.image,
             snapshot: record.snapshot,
             size: record.size,
-            fs: found.fs().formatted,
-            temporary: false,
+            fs: found.fs()?.file_system().map(str::to_owned),
+            temporary: None,
             site,
         })
     }
@@ -250,10 +250,12 @@ impl Store {
             Err(Errno::EXIST) => Ok(false),
             Err(Errno::TIMEDOUT) => Err(self.why_slow(site, &plan.handle)),
             // An image whose flattening ends while it is cloned loses the parent that librbd is about to open.
-            Err(Errno::NOENT) if origin.is_some() => Err(Error::Unavailable(format!(
-                "creating image {}: the parents of its source changed meanwhile; repeat the call",
+            // Another controller takes it for what an interrupted creation left.
+            Err(Errno::BADF | Errno::STALE) => Err(Error::Unavailable(format!(
+                "image {} was removed while it was made; repeat the call",
                 plan.handle.spec()
             ))),
+            Err(Errno::NOENT) => Err(Self::why_missing(site, plan, origin.is_some())),
             Err(other) => Err(site.fail(&format!("creating image {}", plan.handle.spec()), other)),
         }
     }
@@ -271,7 +273,7 @@ impl Store {
             || Error::Unavailable(format!("image {} vanished; repeat the call", plan.handle.spec()));
         let id = site.image_id(name)?.ok_or_else(vanished)?;
         let depth = origin.as_ref().map_or(0, |origin| origin.depth);
-        let mut inherited = Vec::new();
+        let (mut inherited, mut copied) = (Vec::new(), String::new());
         let mut fs = None;
         if let Some(origin) = origin {
             if capacity > origin.size {
@@ -280,20 +282,35 @@ impl Store {
             }
             let header = site.header(&id)?.ok_or_else(vanished)?;
             // The file system came along; all else that we noted is about the parent.
-            fs = header.meta.get(FS).cloned();
+            fs = header
+                .meta
+                .get(FS)
+                .map(|text| seal(&read_note::<FsState>(&plan.handle, FS, text)?.inherited()))
+                .transpose()?;
+            copied = header.meta.get(VOLUME).cloned().unwrap_or_default();
             inherited.extend(header.meta.into_keys().filter(|key| key.starts_with(OURS)));
             Self::remove_temporary(&origin)?;
         }
         let record = self.record_for(plan, depth);
         let bytes = encode(&record)?;
         let mut set = vec![(VOLUME, bytes.as_slice())];
-        set.extend(fs.as_ref().map(|fs| (FS, fs.as_bytes())));
-        let remove: Vec<_> = inherited.iter().map(String::as_str).collect();
-        site.update(&id, &set, &remove)?;
-        if !plan.unique {
-            self.tasks.intent_done(site, name);
+        set.extend(fs.as_ref().map(|fs| (FS, fs.as_slice())));
+        let modified = seal(&Modified { parameters: plan.spec.mutable_parameters.clone() })?;
+        if !plan.spec.mutable_parameters.is_empty() {
+            set.push((MODIFIED, &modified));
         }
-        if depth > self.config.soft_depth {
+        let remove: Vec<_> = inherited.iter().map(String::as_str).collect();
+        let completed = match site.update_if(&id, &[(TORN, ""), (VOLUME, &copied)], &set, &remove) {
+            Err(Error::NotFound(_)) => return Err(vanished()),
+            other => other?,
+        };
+        if !completed {
+            // Another controller has completed it, or has taken it for what an interrupted creation left.
+            let found = Self::volume_at(site, &plan.handle).map_err(|_| vanished())?;
+            return self.confirm(plan, &found);
+        }
+        self.tasks.intent_done(site, name);
+        if depth > self.config.soft_depth || (plan.params.flatten && depth > 0) {
             self.tasks.flatten(site, &id, name)?;
         }
         tracing::info!(volume = %plan.handle, capacity, depth, "created");
@@ -308,12 +325,9 @@ impl Store {
     }
 
     fn remove_temporary(origin: &Origin) -> Result<()> {
-        if !origin.temporary {
-            return Ok(());
-        }
-        match origin.site.open(&origin.image_id)?.remove_snapshot(&origin.snapshot) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(origin.site.fail(&format!("removing a clone's snapshot of {}", origin.image), e)),
+        match &origin.temporary {
+            None => Ok(()),
+            Some(note) => super::clones::remove(&origin.site, &origin.image_id, &origin.snapshot, note),
         }
     }
 
@@ -332,40 +346,6 @@ impl Store {
             created: Timestamp::now(),
             depth,
         }
-    }
-}
-
-/// What an image without a record holds.
-pub(super) enum Holds {
-    /// No data of its own, no snapshot, and nobody has it open.
-    Nothing,
-    /// The client of this address has it open.
-    Open(String),
-    /// Something, or nobody could look.
-    Something(String),
-}
-
-/// Looks whether an image without a record holds anything.
-pub(super) fn holds_nothing(site: &Site, id: &str) -> Holds {
-    let look = || -> Result<Holds, Errno> {
-        let image = super::ffi::Image::look(&site.pool, id, None)?;
-        if let Some(watcher) = image.watchers()?.first() {
-            return Ok(Holds::Open(watcher.address.clone()));
-        }
-        if let Some(snapshot) = image.snapshots()?.first() {
-            return Ok(Holds::Something(format!("it has snapshot {}", snapshot.name)));
-        }
-        let mut data = None;
-        image.diff(None, (0, image.size()?), false, |offset, _, exists| {
-            data = exists.then_some(offset).or(data);
-            data.is_none()
-        })?;
-        Ok(data.map_or(Holds::Nothing, |offset| Holds::Something(format!("it holds data at byte {offset}"))))
-    };
-    match look() {
-        Ok(holds) => holds,
-        Err(Errno::NOENT) => Holds::Nothing,
-        Err(errno) => Holds::Something(format!("it could not be looked at: {}", std::io::Error::from(errno))),
     }
 }
 

@@ -3,15 +3,16 @@
 
 use jiff::Timestamp;
 
+use super::clones::CLONE_SNAPSHOT;
 use super::config::Purge;
-use super::create::{Holds, holds_nothing};
 use super::ffi::{Errno, Image, Watcher};
 use super::handle::{Handle, parse_handle};
 use super::locks::node_of;
-use super::record::{DELETED, Found, VOLUME, VolumeRecord, decode};
+use super::record::{DELETED, Deletion, Found, OURS, VOLUME, VolumeRecord, decode, deletion, seal};
+use super::session::is_ours;
 use super::site::{Header, Site};
-use super::snapshot::CLONE_SNAPSHOT;
 use super::store::Store;
+use super::torn::{Holds, holds_nothing};
 use crate::{Ctx, Error, Result, VolumeId};
 
 /// What the name of an image begins with that is deleted and has snapshots still.
@@ -25,11 +26,12 @@ impl Store {
         let site = self.site(&handle.place, ctx.secrets())?;
         let Some(image) = site.image_id(&handle.name)? else { return Ok(()) };
         let Some(header) = site.header(&image)? else {
-            return Self::remove_torn(&site, &handle);
+            return self.remove_half_made(&site, &handle.name, &image, None);
         };
-        let Some(found) = Found::read(&handle, header)? else {
-            return self.delete_recordless(&site, &handle, &image);
+        let Some(found) = Found::read(&handle, header.clone())? else {
+            return self.delete_recordless(&site, &handle, &header);
         };
+        found.check()?;
         self.check_unused(&found)?;
         ctx.stage("looking for users");
         check_unwatched(&site, &found)?;
@@ -37,7 +39,12 @@ impl Store {
         ctx.check()?;
         ctx.stage("marking as deleted");
         if !found.is_deleted() {
-            site.update(&image, &[(DELETED, Timestamp::now().to_string().as_bytes())], &[])?;
+            let mark = seal(&Deletion { since: Timestamp::now() })?;
+            if !site.update_in_turn(&found, &[(DELETED, &mark)], &[])? {
+                return Err(Error::Unavailable(format!(
+                    "volume {id} was published or claimed at this moment; repeat the call"
+                )));
+            }
         }
         ctx.check()?;
         ctx.stage("moving to the trash");
@@ -59,7 +66,7 @@ impl Store {
     fn check_unused(&self, found: &Found) -> Result<()> {
         let handle = &found.handle;
         crate::record::check_owner(&format!("volume {handle}"), &found.record.cluster, &self.config.owner)?;
-        let nodes: Vec<_> = found.published().into_keys().collect();
+        let nodes = found.nodes();
         if self.config.attach && !nodes.is_empty() {
             return Err(Error::Refused(format!(
                 "volume {handle} is published to {}; unpublish it there first",
@@ -69,20 +76,15 @@ impl Store {
         Ok(())
     }
 
-    /// An image whose creation or removal was interrupted so early or late that it has no header.
-    fn remove_torn(site: &Site, handle: &Handle) -> Result<()> {
-        match site.pool.remove(&handle.name) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(site.fail(&format!("removing what is left of {}", handle.spec()), e)),
-        }
-    }
-
     /// An image without a record is not deleted, unless it is what our own interrupted creation left.
-    fn delete_recordless(&self, site: &Site, handle: &Handle, image: &str) -> Result<()> {
+    fn delete_recordless(&self, site: &Site, handle: &Handle, header: &Header) -> Result<()> {
+        // Another's, which a hand-made PersistentVolume names: it was used, and what we noted is there without a record.
+        let used = !header.meta.contains_key(VOLUME) && header.meta.keys().any(|key| key.starts_with(OURS));
+        let torn = header.is_torn_of(handle, &self.config.owner)?;
         let intended = |it: super::record::Intent| it.cluster == self.config.owner;
         let ours = super::plan::is_unique(&handle.name) || site.intent(&handle.name)?.is_some_and(intended);
-        if ours && matches!(holds_nothing(site, image), Holds::Nothing) {
-            return Self::remove_torn(site, handle);
+        if torn || (ours && !used && matches!(holds_nothing(site, &header.image), Holds::Nothing)) {
+            return self.remove_half_made(site, &handle.name, &header.image, Some(header));
         }
         Err(Error::Refused(format!(
             "image {} has no record of this driver, so it is not deleted; `rbd rm {}` removes it if nobody needs it",
@@ -124,7 +126,20 @@ impl Store {
     /// Moves an image to the trash and has it purged.
     pub(super) fn discard(&self, site: &Site, header: &Header, name: &str) -> Result<()> {
         let plain = !header.has_snapshots && site.is_plain(&header.image)?;
-        let moved = if plain { site.trash_plain(name, &header.image) } else { site.pool.trash(name) };
+        if !plain && let Some(group) = site.group_of(&header.image)? {
+            let image = site.handle(name).spec();
+            return Err(Error::Refused(format!(
+                "image {image} is a member of the group {group}; take it out first: `rbd group image rm {group} {image}`"
+            )));
+        }
+        // librbd goes by the name, which is another image's if somebody else has deleted this one already.
+        let moved = if plain {
+            site.trash_plain(name, &header.image)
+        } else if site.image_id(name)?.as_deref() == Some(header.image.as_str()) {
+            site.pool.trash(name)
+        } else {
+            Ok(())
+        };
         match moved {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::BUSY) => return Err(Self::explain_busy(site, header, name)),
@@ -152,7 +167,7 @@ impl Store {
     /// Moves an image that was set aside to the trash if no snapshot needs it any more; whether it did.
     pub(super) fn release(&self, site: &Site, id: &str, name: &str) -> Result<bool> {
         let Some(header) = site.header(id)? else { return Ok(false) };
-        if !name.starts_with(SET_ASIDE) || !marked_by(&header, &self.config.owner) {
+        if !name.starts_with(SET_ASIDE) || !marked_by(&site.handle(name), &header, &self.config.owner)? {
             return Ok(false);
         }
         let Some(image) = site.look(id)? else { return Ok(false) };
@@ -169,10 +184,9 @@ impl Store {
 fn check_unwatched(site: &Site, found: &Found) -> Result<()> {
     let Some(image) = site.look(&found.header.image)? else { return Ok(()) };
     let failed = |errno| site.fail("listing watchers", errno);
-    let own = site.session.connection.address().map_err(failed)?;
     let mut watchers = image.watchers().map_err(failed)?;
-    // A handle of our own that was closed just now is no user.
-    watchers.retain(|watcher| watcher.address != own);
+    // A handle of our own, of a call or of the work behind the answers, is no user.
+    watchers.retain(|watcher| !is_ours(&watcher.address));
     if !watchers.is_empty() {
         return Err(in_use(found, &watchers));
     }
@@ -191,21 +205,26 @@ fn check_unwatched(site: &Site, found: &Found) -> Result<()> {
     }
 }
 
-/// Whether an image is one that we have marked as deleted.
-pub(super) fn marked_by(header: &Header, owner: &str) -> bool {
-    let record = header.meta.get(VOLUME).map(|text| decode::<VolumeRecord>("the record", text.as_bytes()));
-    header.meta.contains_key(DELETED) && matches!(record, Some(Ok(record)) if record.cluster == owner)
+/// Whether an image is one that we have marked as deleted. What of it cannot be read is an error: it is not touched.
+pub(super) fn marked_by(handle: &Handle, header: &Header, owner: &str) -> Result<bool> {
+    if header.is_torn_of(handle, owner)? {
+        return Ok(true);
+    }
+    let Some(text) = header.meta.get(VOLUME) else { return Ok(false) };
+    let record: VolumeRecord =
+        decode(&format!("the record in image-meta {VOLUME} of {}", handle.spec()), text.as_bytes())?;
+    Ok(record.cluster == owner && deletion(handle, header)?.is_some())
 }
 
 /// "Still in use", with who: client address, node, and the command that helps.
 pub(super) fn in_use(found: &Found, watchers: &[Watcher]) -> Error {
-    let (clients, published) = (found.clients(), found.published());
+    let clients = super::locks::known(found.clients()).unwrap_or_default();
     let who = watchers.iter().map(|watcher| match node_of(&clients, &watcher.address) {
         Some((node, _)) => format!("client {} on node {node}", watcher.address),
         None => format!("client {}", watcher.address),
     });
     let who: Vec<_> = who.collect();
-    let nodes: Vec<_> = published.into_keys().collect();
+    let nodes = found.nodes();
     let attached =
         if nodes.is_empty() { String::new() } else { format!(" (published to {})", nodes.join(", ")) };
     Error::Refused(format!(

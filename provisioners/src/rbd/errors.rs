@@ -1,6 +1,7 @@
 //! What an errno of Ceph means for a volume, and what to do about it.
 
-use super::ffi::{CommandError, Errno, Settings};
+use super::ffi::{CommandError, Errno, Key, Settings};
+use super::key::{AES256K, is_aes256k};
 use crate::Error;
 
 /// The error for a call that failed: `doing` says what, with the image's name; `user` and `place` say as whom and where.
@@ -47,10 +48,12 @@ pub(super) fn not_connected(cluster: &str, settings: &Settings, errno: Errno) ->
         Errno::TIMEDOUT => {
             Error::Unavailable(format!("{doing}: no monitor answered; check the addresses and the network"))
         }
-        Errno::INVAL => Error::invalid(
-            "monitors",
-            format!("{doing}: {words}; check the monitors' addresses and the key's form"),
-        ),
+        _ if settings.key.as_ref().is_some_and(|Key(key)| is_aes256k(key)) => {
+            Error::Refused(format!("{doing}: {words}: {AES256K}"))
+        }
+        Errno::INVAL => {
+            Error::invalid("monitors", format!("{doing}: {words}; check the monitors' addresses"))
+        }
         _ => Error::Unavailable(format!("{doing}: {words}")),
     }
 }

@@ -3,24 +3,20 @@
 //! The owner is read twice; a live one is refused. The fence is the exact client, address and nonce, so that nothing
 //! else on its host is hit unless that is asked for.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::alive::{BETWEEN, Verdict};
 use super::ffi::Errno;
 use super::handle::Handle;
+use super::journal::Journal;
 use super::locks::{Alive, ImageLocks, LockOwner, host_of, open_elsewhere};
 use super::params::EXCLUSIVE_LOCK;
-use super::record::{Found, Record};
+use super::record::Found;
 use super::site::Site;
 use super::store::Store;
 use crate::{Error, NodeState, Result};
 
-/// The map of journal entries.
-const JOURNAL: &str = "volumectl.journal";
-/// The time between the two readings of the owner: a lock that changes hands is seen.
-const BETWEEN: Duration = Duration::from_secs(2);
 /// How long a fence lasts where nothing else is said, in seconds: as Ceph's own (`rbd_blocklist_expire_seconds`).
 const EXPIRE: u64 = 3600;
 
@@ -57,6 +53,9 @@ pub struct FencePlan {
     pub others: Vec<String>,
     /// The steps in words.
     pub steps: Vec<String>,
+    /// Why it is not done whatever is asked: it would hit this program or its host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// One step that was done.
@@ -87,12 +86,7 @@ pub struct FenceReport {
     pub undone: bool,
 }
 
-impl Record for FenceReport {
-    const KIND: &'static str = "Fence";
-    fn id(&self) -> &str {
-        &self.id
-    }
-}
+crate::record::kind!(FenceReport, "Fence");
 
 /// What the driver knows of a dead holder.
 pub(super) struct Recovery {
@@ -129,14 +123,16 @@ impl Store {
             )));
         };
         if !options.force {
-            refuse_live(&image, &owner, state)?;
+            refuse_live(site, &image, &owner, state)?;
         }
         let fence = if options.host { host_of(&owner.address).to_owned() } else { owner.address.clone() };
         let hit = |address: &str| {
             if options.host { host_of(address) == fence } else { address == fence }
         };
         let mut others = open_elsewhere(site, &handle.name, hit, progress)?;
-        for place in self.sites()?.into_iter().filter(|other| other.place != site.place) {
+        // A fence is of one cluster.
+        for place in self.sites_in(&site.place.cluster)?.into_iter().filter(|other| other.place != site.place)
+        {
             others.extend(open_elsewhere(&place, "", hit, progress)?);
         }
         let steps = vec![
@@ -147,7 +143,8 @@ impl Store {
             format!("break the {} lock {:?} of {}", owner.kind, owner.cookie, owner.client),
             "open the image afresh and take its lock".into(),
         ];
-        Ok(Some(FencePlan { image, owner, fence, expire: options.expire, others, steps }))
+        let refused = hits_us(&fence);
+        Ok(Some(FencePlan { image, owner, fence, expire: options.expire, others, steps, refused }))
     }
 
     fn read_locks(site: &Site, handle: &Handle) -> Result<ImageLocks> {
@@ -159,6 +156,9 @@ impl Store {
 
     /// Does what was planned, if the owner is still the same. Each step is journalled before the next.
     pub(super) fn fence(site: &Site, handle: &Handle, plan: &FencePlan) -> Result<FenceReport> {
+        if let Some(why) = &plan.refused {
+            return Err(Error::Refused(why.clone()));
+        }
         let now = Self::read_locks(site, handle)?;
         let owner = &plan.owner;
         if !now.locks.iter().any(|lock| (&lock.client, &lock.cookie) == (&owner.client, &owner.cookie)) {
@@ -187,67 +187,32 @@ impl Store {
         let handle = &found.handle;
         let options = FenceOptions::default();
         if let Some(plan) = self.plan_fence(site, handle, options, &|_| None, &|_, _| {})? {
-            if let Some(other) = plan.others.first() {
-                return Err(Error::Refused(format!(
-                    "{} still has {other} open, so it lives; volume {handle} is not taken from it",
-                    plan.fence
-                )));
-            }
             Self::fence(site, handle, &plan)?;
             return Ok(());
         }
         // No lock: the holder never wrote. It is fenced all the same, for it may come back and begin.
         let Some(address) = holder.address else { return Ok(()) };
-        if open_elsewhere(site, &handle.name, |open| open == address, &|_, _| {})?.is_empty() {
-            let mut journal = Journal::start(site, handle, &address)?;
-            let what = format!("fence {address} of node {} for {EXPIRE} s", holder.node);
-            return journal.step(&what, || blocklist(site, &address, Some(EXPIRE)));
+        if let Verdict::Lives(sign) = site.verdict(&address, None)? {
+            return Err(Error::Refused(format!("{address} of node {} lives: {sign}", holder.node)));
         }
-        Err(Error::Refused(format!("{address} of node {} has other images open, so it lives", holder.node)))
-    }
-
-    /// Takes a fence back. No such entry: [`Error::NotFound`].
-    pub(super) fn undo_fence(&self, id: &str) -> Result<FenceReport> {
-        for site in self.sites()? {
-            if let Some(report) = site.entry::<FenceReport>(JOURNAL, id)? {
-                let mut journal = Journal { site: site.clone(), report };
-                let fence = journal.report.fence.clone();
-                let arguments = [("blocklistop", "rm".into()), ("addr", fence.clone().into())];
-                journal.step(
-                    &format!("take the fence of {fence} back: ceph osd blocklist rm {fence}"),
-                    || site.session.command("osd blocklist", &arguments).map(drop),
-                )?;
-                journal.report.undone = true;
-                journal.write()?;
-                return Ok(journal.report);
-            }
-        }
-        Err(Error::NotFound(format!("the journal has no entry {id}; see `volumectl lock journal`")))
-    }
-
-    /// Every journal entry, oldest first.
-    pub(super) fn journal(&self) -> Result<Vec<FenceReport>> {
-        let mut all = Vec::new();
-        for site in self.sites()? {
-            for (_, entry) in site.entries::<FenceReport>(JOURNAL, "", "", 1000)? {
-                all.push(entry?);
-            }
-        }
-        all.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(all)
+        fence_client(site, handle, &address, &holder.node)
     }
 }
 
 fn refuse_live(
+    site: &Site,
     image: &ImageLocks,
     owner: &LockOwner,
     state: &dyn Fn(&str) -> Option<NodeState>,
 ) -> Result<()> {
+    let lives = |evidence: &str| {
+        Err(Error::Refused(format!(
+            "{}: the owner {} ({}) lives: {evidence}; stop its user first, or use --force",
+            image.image, owner.address, owner.client
+        )))
+    };
     if owner.alive == Alive::Yes {
-        return Err(Error::Refused(format!(
-            "{}: the owner {} ({}) lives: {}; stop its user first, or use --force",
-            image.image, owner.address, owner.client, owner.evidence
-        )));
+        return lives(&owner.evidence);
     }
     if let Some(watcher) = image.watchers.first() {
         return Err(Error::Refused(format!(
@@ -255,19 +220,43 @@ fn refuse_live(
             image.image, watcher.address, owner.address
         )));
     }
-    match owner.node.as_deref().and_then(state) {
-        Some(NodeState::Ready) => Err(Error::Refused(format!(
-            "{}: node {} of the owner is Ready in Kubernetes, though {}; stop its user first, or use --force",
-            image.image,
-            owner.node.as_deref().unwrap_or_default(),
-            owner.evidence
-        ))),
-        _ => Ok(()),
+    match site.verdict(&owner.address, owner.node.as_deref().and_then(state).as_ref())? {
+        Verdict::Lives(evidence) => lives(&evidence),
+        Verdict::Dead(_) => Ok(()),
     }
 }
 
+/// Why a client or host must not be fenced from here: it is this program's own, or this host.
+pub(super) fn hits_us(fence: &str) -> Option<String> {
+    let ours = |own: &String| own == fence || host_of(own) == fence;
+    let here = || {
+        let host = fence.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+        // An address of another machine cannot be bound to.
+        host.is_ok_and(|host| std::net::UdpSocket::bind((host, 0)).is_ok())
+    };
+    (super::session::ours().iter().any(ours) || here()).then(|| {
+        format!(
+            "{fence} is this program itself, or the host that it runs on: the fence would cut off this host's volumes and the recovery in the middle; run it on another host, or without --host"
+        )
+    })
+}
+
+/// Fences one client of a node, journalled.
+pub(super) fn fence_client(site: &Site, handle: &Handle, address: &str, node: &str) -> Result<()> {
+    let mut journal = Journal::start(site, handle, address)?;
+    let what =
+        format!("fence {address} of node {node} for {EXPIRE} s: ceph osd blocklist add {address} {EXPIRE}");
+    journal.step(&what, || blocklist(site, address, Some(EXPIRE)))?;
+    tracing::warn!(image = %handle.spec(), %address, node, id = %journal.report.id, "fenced");
+    Ok(())
+}
+
 /// Fences a client for some seconds; `None`: as long as the cluster's setting says (`mon_osd_blocklist_default_expire`).
+/// Nothing of this process or host is ever fenced.
 pub(super) fn blocklist(site: &Site, address: &str, expire: Option<u64>) -> Result<()> {
+    if let Some(why) = hits_us(address) {
+        return Err(Error::Refused(why));
+    }
     let mut arguments = vec![("blocklistop", "add".into()), ("addr", address.into())];
     #[allow(clippy::cast_precision_loss)]
     arguments.extend(expire.map(|seconds| ("expire", serde_json::Value::from(seconds as f64))));
@@ -284,53 +273,4 @@ fn verify(site: &Site, handle: &Handle, id: &str) -> Result<()> {
     }
     image.lock().map_err(failed)?;
     image.unlock().map_err(failed)
-}
-
-struct Journal {
-    site: Site,
-    report: FenceReport,
-}
-
-impl Journal {
-    /// Begins an entry before anything is done.
-    fn start(site: &Site, handle: &Handle, fence: &str) -> Result<Self> {
-        let place = super::handle::Place { namespace: String::new(), ..site.place.clone() };
-        let site = site.session.site(&place)?;
-        let now = Timestamp::now();
-        let id = format!("{}-{:04x}", now.strftime("%Y%m%dT%H%M%S"), now.subsec_nanosecond() & 0xffff);
-        let report = FenceReport {
-            id,
-            image: handle.spec(),
-            fence: fence.to_owned(),
-            steps: Vec::new(),
-            undone: false,
-        };
-        let journal = Self { site, report };
-        journal.write()?;
-        Ok(journal)
-    }
-
-    fn write(&self) -> Result<()> {
-        self.site.note(JOURNAL, &self.report.id, &self.report)
-    }
-
-    /// Notes that a step begins, does it, and notes how it ended.
-    fn step(&mut self, what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.report.steps.push(Step {
-            time: Timestamp::now(),
-            what: what.to_owned(),
-            result: "begun".into(),
-        });
-        self.write()?;
-        let done = work();
-        if let Some(step) = self.report.steps.last_mut() {
-            step.result = done.as_ref().err().map_or_else(|| "done".into(), ToString::to_string);
-        }
-        self.write()?;
-        let id = &self.report.id;
-        done.map_err(|error| {
-            tracing::warn!(%id, what, %error, "a step of the recovery failed");
-            error
-        })
-    }
 }

@@ -184,17 +184,16 @@ impl Store {
     }
 
     /// One group. None such: [`Error::NotFound`].
-    pub(super) fn get_group(&self, id: &str, members: &[SnapshotId]) -> Result<GroupSnapshot> {
+    pub(super) fn get_group(&self, ctx: &Ctx, id: &str, members: &[SnapshotId]) -> Result<GroupSnapshot> {
         let none = || Error::NotFound(format!("group {id}: there is no such group of snapshots"));
         let handle = parse_handle(id).map_err(|_| none())?;
-        let secrets = Secrets::default();
-        let site = self.site(&handle.place, &secrets)?;
+        let site = self.site(&handle.place, ctx.secrets())?;
         let record: GroupRecord = site.entry(GROUPS, &handle.name)?.ok_or_else(none)?;
         if !record.complete {
             return Err(none());
         }
         check_members(&record.id, &record.members, members)?;
-        self.show_group(&secrets, &record)
+        self.show_group(ctx.secrets(), &record)
     }
 
     fn show_group(&self, secrets: &Secrets, group: &GroupRecord) -> Result<GroupSnapshot> {

@@ -1,41 +1,130 @@
 //! Listing: the names of all, the headers of one page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::{Arc, PoisonError};
+use std::thread::ScopedJoinHandle;
 
+use super::config::RbdCluster;
 use super::handle::parse_handle;
 use super::record::{Found, OURS, SnapshotRecord};
+use super::session::Session;
 use super::site::{SNAPSHOTS, Site};
 use super::store::Store;
-use crate::{Condition, Error, Page, Result, Secrets, Snapshot, SnapshotId, Volume, VolumeId};
+use crate::{Condition, Ctx, Error, Page, Result, Secrets, Snapshot, SnapshotId, Volume, VolumeId};
 
 impl Store {
-    /// Every place that may hold volumes of ours, in the order of handles.
+    /// Every place that may hold volumes of ours, in the order of handles, of the clusters that answer; if none does, its
+    /// error.
     pub(super) fn sites(&self) -> Result<Vec<Site>> {
-        let mut sites = BTreeMap::new();
-        for cluster in self.sessions.clusters() {
-            sites.extend(self.sites_of(cluster)?);
-        }
-        Ok(sites.into_values().collect())
+        self.sites_as(&Secrets::default(), None)
     }
 
-    fn sites_of(&self, cluster: &super::config::RbdCluster) -> Result<BTreeMap<String, Site>> {
-        let session = self.sessions.get(&cluster.id, &Secrets::default())?;
-        let pools = if cluster.pools.is_empty() { session.rbd_pools()? } else { cluster.pools.clone() };
-        session.sites(pools)
-    }
-
-    /// The places of [`Store::sites`], of the clusters whose user is configured or was in a call before.
-    pub(super) fn known_sites(&self) -> Vec<Result<Site>> {
-        let mut all = Vec::new();
-        for cluster in self.sessions.clusters() {
-            if self.sessions.is_known(cluster) {
-                match self.sites_of(cluster) {
-                    Ok(sites) => all.extend(sites.into_values().map(Ok)),
-                    Err(error) => all.push(Err(error)),
+    /// The same as the user of a call's secrets; `only`: those of one cluster. Secrets are of one cluster: where another one
+    /// refuses them, its own user counts.
+    fn sites_as(&self, secrets: &Secrets, only: Option<&str>) -> Result<Vec<Site>> {
+        let asked: Vec<_> =
+            self.sessions.clusters().filter(|cluster| only.is_none_or(|id| id == cluster.id)).collect();
+        // Beside each other: those that are away cost the time of one.
+        let answers: Vec<_> = std::thread::scope(|scope| {
+            let ask = |cluster| scope.spawn(move || self.sites_for(cluster, secrets));
+            let asked: Vec<_> = asked.iter().map(|cluster| (&cluster.id, ask(*cluster))).collect();
+            let answer = |thread: ScopedJoinHandle<'_, _>| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(Error::Internal("a look at a cluster's pools panicked".into())))
+            };
+            asked.into_iter().map(|(id, thread)| (id, answer(thread))).collect()
+        });
+        let (mut sites, mut failed, mut good) = (BTreeMap::new(), None, false);
+        for (cluster, answer) in answers {
+            match answer {
+                Ok(some) => {
+                    good = true;
+                    self.answered(cluster);
+                    sites.extend(some);
+                }
+                Err(error) => {
+                    self.left_out(cluster, &error);
+                    failed = Some(error);
                 }
             }
         }
-        all
+        match failed {
+            Some(error) if !good => Err(error),
+            _ => Ok(sites.into_values().collect()),
+        }
+    }
+
+    fn sites_for(&self, cluster: &RbdCluster, secrets: &Secrets) -> Result<BTreeMap<String, Site>> {
+        match self.sites_of(cluster, secrets) {
+            Err(Error::Denied(_)) if self.sessions.is_known(cluster) => {
+                self.sites_of(cluster, &Secrets::default())
+            }
+            other => other,
+        }
+    }
+
+    /// Looks at each of some places, until `look` says that it has enough. A cluster that does not answer keeps nobody from
+    /// seeing what the others have; where none does, its error is the answer.
+    fn look_at_each(
+        &self,
+        sites: &[Site],
+        mut look: impl FnMut(&Site) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let (mut good, mut failed) = (BTreeSet::new(), BTreeMap::new());
+        for site in sites {
+            let cluster = site.place.cluster.as_str();
+            if failed.contains_key(cluster) {
+                continue;
+            }
+            match look(site) {
+                Ok(ControlFlow::Break(())) => return Ok(()),
+                Ok(ControlFlow::Continue(())) => {
+                    good.insert(cluster);
+                }
+                Err(error) => {
+                    self.left_out(cluster, &error);
+                    good.remove(cluster);
+                    failed.insert(cluster, error);
+                }
+            }
+        }
+        match failed.into_values().next() {
+            Some(error) if good.is_empty() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Logs and counts a cluster that a list goes without.
+    fn left_out(&self, cluster: &str, error: &Error) {
+        tracing::warn!(cluster, %error, "a list goes without this cluster");
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster.to_owned());
+    }
+
+    fn answered(&self, cluster: &str) {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster);
+    }
+
+    /// The places of one cluster.
+    pub(super) fn sites_in(&self, cluster: &str) -> Result<Vec<Site>> {
+        let sites = self.sites_of(self.sessions.cluster(cluster)?, &Secrets::default())?;
+        Ok(sites.into_values().collect())
+    }
+
+    /// The same by a connection of one's own.
+    pub(super) fn sites_by(&self, cluster: &str, session: &Arc<Session>) -> Result<Vec<Site>> {
+        let sites = Self::sites_with(self.sessions.cluster(cluster)?, session)?;
+        Ok(sites.into_values().collect())
+    }
+
+    fn sites_of(&self, cluster: &RbdCluster, secrets: &Secrets) -> Result<BTreeMap<String, Site>> {
+        Self::sites_with(cluster, &self.sessions.get(&cluster.id, secrets)?)
+    }
+
+    fn sites_with(cluster: &RbdCluster, session: &Arc<Session>) -> Result<BTreeMap<String, Site>> {
+        let pools = if cluster.pools.is_empty() { session.rbd_pools()? } else { cluster.pools.clone() };
+        session.sites(pools)
     }
 
     /// Volumes after a handle, at most `max` (0: all).
@@ -43,8 +132,8 @@ impl Store {
         if let Some(after) = after {
             parse_handle(after).map_err(|e| Error::BadToken(e.to_string()))?;
         }
-        let mut items = Vec::new();
-        for site in self.sites()? {
+        let (mut items, mut next) = (Vec::new(), None);
+        self.look_at_each(&self.sites()?, |site| {
             let images = site.pool.images().map_err(|e| site.fail("listing images", e))?;
             let mut images: Vec<_> = images.into_iter().filter(|(_, name)| !name.starts_with(OURS)).collect();
             images.sort_unstable_by(|a, b| a.1.cmp(&b.1));
@@ -53,15 +142,16 @@ impl Store {
                 if after.is_some_and(|after| handle.to_string().as_str() <= after) {
                     continue;
                 }
-                let Some(volume) = self.list_one(&site, &handle, &id)? else { continue };
+                let Some(volume) = self.list_one(site, &handle, &id)? else { continue };
                 if max != 0 && items.len() == max {
-                    let next = items.last().map(|volume: &Volume| volume.id.0.clone());
-                    return Ok(Page { items, next });
+                    next = items.last().map(|volume: &Volume| volume.id.0.clone());
+                    return Ok(ControlFlow::Break(()));
                 }
                 items.push(volume);
             }
-        }
-        Ok(Page { items, next: None })
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(Page { items, next })
     }
 
     /// A volume for the listing; a damaged one is shown as that. `None`: an image of others, or gone meanwhile.
@@ -88,6 +178,7 @@ impl Store {
     /// Snapshots after a handle, at most `max` (0: all), of one volume if `source` is given.
     pub(super) fn list_snapshots(
         &self,
+        ctx: &Ctx,
         source: Option<&VolumeId>,
         after: Option<&str>,
         max: usize,
@@ -95,24 +186,25 @@ impl Store {
         if let Some(after) = after {
             parse_handle(after).map_err(|e| Error::BadToken(e.to_string()))?;
         }
-        let mut items: Vec<Snapshot> = Vec::new();
-        for site in self.sites()? {
+        let (mut items, mut next) = (Vec::<Snapshot>::new(), None);
+        let cluster = source.and_then(|id| parse_handle(&id.0).ok()).map(|handle| handle.place.cluster);
+        self.look_at_each(&self.sites_as(ctx.secrets(), cluster.as_deref())?, |site| {
             let mut from = String::new();
             loop {
                 let batch = site.entries::<SnapshotRecord>(SNAPSHOTS, &from, "", 500)?;
-                let Some((last, _)) = batch.last() else { break };
+                let Some((last, _)) = batch.last() else { return Ok(ControlFlow::Continue(())) };
                 last.clone_into(&mut from);
                 for (_, record) in batch {
                     let Some(snapshot) = self.listed(record, source, after) else { continue };
                     if max != 0 && items.len() == max {
-                        let next = items.last().map(|snapshot| snapshot.id.0.clone());
-                        return Ok(Page { items, next });
+                        next = items.last().map(|snapshot| snapshot.id.0.clone());
+                        return Ok(ControlFlow::Break(()));
                     }
                     items.push(snapshot);
                 }
             }
-        }
-        Ok(Page { items, next: None })
+        })?;
+        Ok(Page { items, next })
     }
 
     fn listed(

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::claim::shown;
 use super::ffi::{Image, Locker, Watcher};
 use super::handle::{Handle, parse_handle};
 use super::record::{ClientNote, Found, OURS};
+use super::session::Session;
 use super::site::Site;
 use super::store::Store;
 use crate::{Error, Result, Secrets};
@@ -56,6 +58,22 @@ pub struct OpenBy {
     pub node: Option<String>,
 }
 
+/// Which node alone may map an image of a single-writer volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MappingClaim {
+    /// The node that claimed it.
+    pub node: String,
+    /// The client that has it mapped, its address with its nonce; none while it is being mapped.
+    pub client: Option<String>,
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether other nodes are kept off.
+    pub holds: bool,
+    /// How we know.
+    pub evidence: String,
+}
+
 /// An image with its locks and watchers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -76,6 +94,16 @@ pub struct ImageLocks {
     pub locks: Vec<LockOwner>,
     /// Who has it open.
     pub watchers: Vec<OpenBy>,
+    /// The node that alone may map it.
+    pub mapping: Option<MappingClaim>,
+}
+
+impl ImageLocks {
+    /// Whether anybody has it open or locked, or is about to.
+    fn is_used(&self) -> bool {
+        let claimed = self.mapping.as_ref().is_some_and(|claim| claim.holds);
+        claimed || !self.locks.is_empty() || !self.watchers.is_empty()
+    }
 }
 
 /// What is known beside the image itself.
@@ -85,15 +113,9 @@ pub(super) struct Surroundings {
 }
 
 impl Store {
-    /// The clients that a cluster has fenced: `ceph osd blocklist ls`.
+    /// What is known of a cluster beside its images.
     pub(super) fn surroundings(site: &Site) -> Result<Surroundings> {
-        let answer = site.session.command("osd blocklist ls", &[])?;
-        let entries = answer.as_array().map(Vec::as_slice).unwrap_or_default();
-        let read = |entry: &serde_json::Value| {
-            let until = entry["until"].as_str().unwrap_or_default();
-            Some((entry["addr"].as_str()?.to_owned(), until.to_owned()))
-        };
-        Ok(Surroundings { fenced: entries.iter().filter_map(read).collect() })
+        Ok(Surroundings { fenced: fenced(&site.session)? })
     }
 
     /// The locks of one image by its id. `None`: the image is gone.
@@ -109,10 +131,10 @@ impl Store {
         drop(image);
         let handle = site.handle(name);
         let found = match site.header(id)? {
-            Some(header) => Found::read(&handle, header).unwrap_or(None),
+            Some(header) => known(Found::read(&handle, header)).flatten(),
             None => None,
         };
-        let clients = found.as_ref().map(Found::clients).unwrap_or_default();
+        let clients = found.as_ref().and_then(|found| known(found.clients())).unwrap_or_default();
         let pvc = found.as_ref().map(|found| found.record.pvc.clone()).unwrap_or_default();
         Ok(Some(ImageLocks {
             image: handle.spec(),
@@ -123,13 +145,17 @@ impl Store {
                 .name
                 .as_ref()
                 .map(|name| format!("{}/{name}", pvc.namespace.clone().unwrap_or_default())),
-            published: found.map(|found| found.published().into_keys().collect()).unwrap_or_default(),
+            mapping: found
+                .as_ref()
+                .and_then(|found| known(found.claim()).flatten())
+                .map(|claim| shown(claim, |client| watchers.iter().any(|watcher| watcher.address == client))),
+            published: found.map(|found| found.nodes()).unwrap_or_default(),
             locks: lockers.iter().map(|locker| owner(locker, &watchers, &clients, around)).collect(),
             watchers: watchers.iter().map(|watcher| open_by(watcher, &clients)).collect(),
         }))
     }
 
-    /// The locks and watchers of every image of some places; images that nobody has open or locked are left out.
+    /// The locks and watchers of every image of some places; images that nobody has open, locked or claimed are left out.
     /// `progress` is told how many of how many were looked at.
     pub(super) fn all_locks(
         sites: &[Site],
@@ -141,8 +167,7 @@ impl Store {
             let images = site.pool.images().map_err(|e| site.fail("listing images", e))?;
             let one = |(id, name): &(String, String)| Self::image_locks(site, &around, name, id);
             let all = in_parallel(&images, one, progress)?;
-            let used = all.into_iter().flatten().filter(|i| !i.locks.is_empty() || !i.watchers.is_empty());
-            found.extend(used);
+            found.extend(all.into_iter().flatten().filter(ImageLocks::is_used));
         }
         found.sort_by(|a, b| a.image.cmp(&b.image));
         Ok(found)
@@ -181,6 +206,22 @@ impl Store {
             Error::invalid("image", format!("{text:?} is no image; write <pool>/[<namespace>/]<image>"))
         })
     }
+}
+
+/// The clients that a cluster has fenced, and until when: `ceph osd blocklist ls`.
+pub(super) fn fenced(session: &Session) -> Result<BTreeMap<String, String>> {
+    let answer = session.command("osd blocklist ls", &[])?;
+    let entries = answer.as_array().map(Vec::as_slice).unwrap_or_default();
+    let read = |entry: &serde_json::Value| {
+        let until = entry["until"].as_str().unwrap_or_default();
+        Some((entry["addr"].as_str()?.to_owned(), until.to_owned()))
+    };
+    Ok(entries.iter().filter_map(read).collect())
+}
+
+/// What is stored of an image, for showing its locks: that is what people need when it is damaged.
+pub(super) fn known<T>(read: Result<T>) -> Option<T> {
+    read.inspect_err(|error| tracing::warn!(%error, "shown without it")).ok()
 }
 
 /// Calls `one` for every item from several threads: each waits for the network most of the time.

@@ -6,6 +6,10 @@
 //!   volumectl.fs                   the file system that was made on it
 //!   volumectl.published/<node>     where ControllerPublishVolume has published it
 //!   volumectl.client/<node>        as which client a node has it open
+//!   volumectl.modified             the mutable parameters that it was given
+//!   volumectl.claim                the node that alone may map it
+//!   volumectl.turn                 changes with every publication and claim
+//!   volumectl.growing              who is growing it
 //!   volumectl.deleted              since when it is deleted and waits for the purge
 //! objects in each pool or namespace, as maps of records:
 //!   volumectl.intents              creations that have begun, clones to be flattened
@@ -22,15 +26,18 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use crate::{
-    Backend, Capability, Creation, Ctx, Error, NodeState, Nodes, ParameterDoc, Provisioner, Result, Secrets,
-    StringMap, Volume, VolumeId, VolumeSpec,
+    Backend, Capability, Creation, Ctx, Error, Identity, NodeId, NodeState, Nodes, ParameterDoc, Part,
+    Provisioner, Result, Secrets, StringMap, Volume, VolumeId, VolumeSpec,
 };
 
 mod admin;
+mod alive;
 mod attach;
 mod bare;
 mod blocks;
 mod capacity;
+mod claim;
+mod clones;
 mod config;
 mod create;
 mod delete;
@@ -40,11 +47,17 @@ mod fence;
 mod ffi;
 mod group;
 mod handle;
+mod journal;
+mod key;
 mod list;
 mod locks;
+mod missing;
+mod modify;
+mod monitors;
 mod node;
 mod params;
 mod plan;
+mod purge;
 mod record;
 mod session;
 mod site;
@@ -53,6 +66,8 @@ mod stale;
 mod store;
 mod sweep;
 mod tasks;
+mod theirs;
+mod torn;
 mod traits;
 mod trash;
 mod wire;
@@ -63,7 +78,8 @@ pub use config::{Mounter, Purge, RbdCluster, RbdConfig};
 pub use fence::{FenceOptions, FencePlan, FenceReport, Step};
 pub(crate) use ffi::exit;
 pub use handle::{Handle, Place, parse_handle};
-pub use locks::{Alive, ImageLocks, LockOwner, OpenBy};
+pub use key::{AES256K, is_aes256k};
+pub use locks::{Alive, ImageLocks, LockOwner, MappingClaim, OpenBy};
 
 use plan::Plan;
 use store::Store;
@@ -99,6 +115,7 @@ impl Rbd {
             .with_listing(self.clone())
             .with_capacity(self.clone())
             .with_blocks(self.clone())
+            .with_modify(self.clone())
             .with_measures(self.clone());
         if self.store.config.attach { backend.with_attachment(self) } else { backend }
     }
@@ -127,18 +144,23 @@ impl Rbd {
         self.run(&Ctx::new(), move |store, _| work(store)).await
     }
 
-    /// How the nodes are that play a part in publishing a volume.
-    async fn node_states(&self, ctx: &Ctx, id: &VolumeId, node: &str) -> Result<BTreeMap<String, NodeState>> {
-        let Some(nodes) = &self.nodes else { return Ok(BTreeMap::new()) };
+    /// How the nodes are that a volume is published to, and `node`. `None`: there is no Kubernetes to ask.
+    async fn node_states(
+        &self,
+        ctx: &Ctx,
+        id: &VolumeId,
+        node: Option<&NodeId>,
+    ) -> Result<Option<BTreeMap<String, NodeState>>> {
+        let Some(nodes) = &self.nodes else { return Ok(None) };
         let wanted = id.clone();
         let published =
-            self.run(ctx, move |store, ctx| Ok(store.volume(&wanted, ctx.secrets())?.1.published())).await?;
+            self.run(ctx, move |store, ctx| Ok(store.usable(&wanted, ctx.secrets())?.1.nodes())).await?;
         let mut states = BTreeMap::new();
-        for name in published.into_keys().chain([node.to_owned()]) {
+        for name in published.into_iter().chain(node.map(|node| node.0.clone())) {
             let state = nodes.state(&name).await;
             states.insert(name, state);
         }
-        Ok(states)
+        Ok(Some(states))
     }
 }
 
@@ -195,7 +217,33 @@ impl Provisioner for Rbd {
     }
 
     async fn check(&self) -> Result<()> {
-        self.ask(Store::check).await
+        let mut states: Vec<_> = self.parts().await.into_iter().map(|part| part.state).collect();
+        if states.iter().any(Result::is_ok) { Ok(()) } else { states.swap_remove(0) }
+    }
+
+    async fn parts(&self) -> Vec<Part> {
+        let clusters = self.store.asked_clusters();
+        if clusters.is_empty() {
+            return vec![Part { name: String::new(), state: self.ask(|store| store.check(None)).await }];
+        }
+        let asked = clusters.into_iter().map(|id| {
+            let (store, calls, cluster) = (self.store.clone(), self.calls.clone(), id.clone());
+            let look = async move {
+                run(&store, &calls, &Ctx::new(), move |store, _| store.check(Some(&cluster))).await
+            };
+            (id, tokio::spawn(look))
+        });
+        let asked: Vec<_> = asked.collect();
+        let mut parts = Vec::new();
+        for (id, task) in asked {
+            let state = task.await.unwrap_or_else(|e| Err(Error::Internal(e.to_string())));
+            parts.push(Part { name: format!("cluster {id}"), state });
+        }
+        parts
+    }
+
+    fn identity(&self, handle: &str) -> Identity {
+        self.store.identity(handle)
     }
 
     fn supports(&self, capability: &Capability) -> Result<()> {
@@ -214,13 +262,13 @@ impl Provisioner for Rbd {
 
     async fn get(&self, id: &VolumeId) -> Result<Volume> {
         let id = id.clone();
-        self.ask(move |store| Ok(store.show(&store.volume(&id, &Secrets::default())?.1))).await
+        self.ask(move |store| Ok(store.show(&store.usable(&id, &Secrets::default())?.1))).await
     }
 
-    async fn differs(&self, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>> {
+    async fn differs(&self, ctx: &Ctx, id: &VolumeId, parameters: &StringMap) -> Result<Option<String>> {
         let (id, parameters) = (id.clone(), parameters.clone());
-        self.ask(move |store| {
-            let (_, found) = store.volume(&id, &Secrets::default())?;
+        self.run(ctx, move |store, ctx| {
+            let (_, found) = store.volume(&id, ctx.secrets())?;
             plan::class_differs(&store.config, &found, &parameters)
         })
         .await

@@ -1,35 +1,46 @@
 //! The node's side: how to get at an image, and what is noted of it.
 
-use jiff::Timestamp;
-
 use super::config::Mounter;
 use super::ffi::{Key, Locker};
 use super::handle::parse_handle;
-use super::params::Params;
-use super::record::{CLIENT, ClientNote, FS, Found, FsState};
+use super::params::{FAST_DIFF, Params};
+use super::record::{FS, Found, PERMIT, seal};
 use super::session::Session;
 use super::site::Site;
 use super::store::Store;
-use crate::{Access, Error, NodeVolume, RbdImage, RbdMounter, Result, SecretText, Secrets, VolumeId};
+use crate::{
+    Access, Error, FsNote, NodeVolume, Permit, RbdIdentity, RbdImage, RbdMounter, Result, SecretText,
+    Secrets, StringMap, VolumeId,
+};
 
 impl Store {
     /// How to get at a volume on this node.
-    pub(super) fn access(&self, id: &VolumeId, secrets: &Secrets) -> Result<NodeVolume> {
-        let (site, found) = self.volume(id, secrets)?;
+    pub(super) fn access(
+        &self,
+        id: &VolumeId,
+        attributes: &StringMap,
+        secrets: &Secrets,
+    ) -> Result<NodeVolume> {
+        let (site, found) = self.usable(id, secrets)?;
         if found.is_deleted() {
             return Err(Error::Refused(format!("volume {id} is being deleted")));
         }
-        let params = Params::parse(&self.config, &found.record.parameters)?;
+        let params = Params::parse(&self.config, &found.usage(attributes))?;
         let image = Self::image(&site, &found, &params)?;
-        let fs = found.fs();
+        let fs = found.fs()?;
         Ok(NodeVolume {
             access: Access::Rbd(Box::new(image)),
             size: Some(found.header.size),
             fs_type: params.fs_type.or(found.record.fs_type),
             mkfs_options: params.mkfs_options,
             root_mode: None,
-            formatted: fs.formatted,
-            formatting: fs.formatting.is_some(),
+            formatted: fs.file_system().map(str::to_owned),
+            raw: fs.is_raw(),
+            vouched: None,
+            permit: Permit {
+                code: found.header.meta.get(PERMIT).cloned(),
+                how: format!("`rbd image-meta set {} {PERMIT} CODE`", found.handle.spec()),
+            },
         })
     }
 
@@ -50,6 +61,7 @@ impl Store {
             pool: place.pool.clone(),
             namespace: place.namespace.clone(),
             image: found.handle.name.clone(),
+            identity: Some(RbdIdentity { pool: site.pool.id(), image: found.header.image.clone() }),
             fsid: session.connection.fsid().map_err(failed)?,
             mounter: match params.mounter {
                 Mounter::Krbd => RbdMounter::Krbd,
@@ -78,41 +90,51 @@ impl Store {
         })))
     }
 
-    /// Writes down the state of a format.
-    pub(super) fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()> {
-        let (site, found) = self.volume(id, &Secrets::default())?;
-        let mut fs = found.fs();
-        if done {
-            fs = FsState { formatting: None, formatted: Some(fs_type.to_owned()) };
-        } else {
-            fs.formatting = Some(fs_type.to_owned());
+    /// Notes what is done with a volume's file system. An operator's permission is used up first.
+    pub(super) fn note(&self, id: &VolumeId, note: &FsNote) -> Result<()> {
+        let (site, found) = self.usable(id, &Secrets::default())?;
+        let (mut fs, mut used) = (found.fs()?, Vec::new());
+        let before = fs.clone();
+        fs.take(&id.0, note)?;
+        if let FsNote::Making { permit: Some(code), .. } = note {
+            if found.header.meta.get(PERMIT) != Some(code) {
+                return Err(Error::Refused(format!(
+                    "volume {id}: the permission to format it was taken back"
+                )));
+            }
+            used.push(PERMIT);
         }
-        let value = serde_json::to_vec(&fs).map_err(|e| Error::Internal(e.to_string()))?;
-        site.update(&found.header.image, &[(FS, &value)], &[])
+        let value = seal(&fs)?;
+        let set: &[(&str, &[u8])] = if fs == before { &[] } else { &[(FS, &value)] };
+        let has = [FS, PERMIT].map(|key| (key, found.header.meta.get(key).map_or("", String::as_str)));
+        if site.update_if(&found.header.image, &has, set, &used)? {
+            return Ok(());
+        }
+        Err(Error::Unavailable(format!(
+            "what is noted of volume {id} was changed at this moment; repeat the call"
+        )))
     }
 
-    /// Notes as which client this node has an image open. `before` are those that had it open already; `address` is
-    /// ours, if that is known: else it is the one that was not there before.
-    pub(super) fn mapped(&self, id: &VolumeId, before: &[String], address: Option<&str>) -> Result<()> {
-        let (site, found) = self.volume(id, &Secrets::default())?;
-        let address = match address {
-            Some(address) => Some(address.to_owned()),
-            None => {
-                let image = site.look(&found.header.image)?;
-                let watchers = image.map(|image| image.watchers()).transpose();
-                let watchers = watchers.map_err(|e| site.fail("listing watchers", e))?.unwrap_or_default();
-                let mut all: Vec<_> = watchers.into_iter().map(|watcher| watcher.address).collect();
-                let new = all.iter().position(|address| !before.contains(address));
-                // The only client is ours: an interrupted mapping that was found again.
-                let ours = new.or((all.len() == 1).then_some(0));
-                ours.map(|index| all.swap_remove(index))
+    /// Where the cluster has stored anything of a volume, its parents included. `None`: only asking for every object
+    /// could tell.
+    pub(super) fn stored(&self, id: &VolumeId, secrets: &Secrets) -> Result<Option<Vec<(u64, u64)>>> {
+        let (site, found) = self.usable(id, secrets)?;
+        let failed = |e| site.fail("asking which blocks are stored", e);
+        let Some(image) = site.look(&found.header.image)? else { return Ok(None) };
+        if image.features().map_err(failed)? & FAST_DIFF == 0 {
+            return Ok(None);
+        }
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let told = image.diff(None, (0, found.header.size), true, |offset, size, exists| {
+            match ranges.last_mut() {
+                _ if !exists => {}
+                Some((_, end)) if *end == offset => *end += size,
+                _ => ranges.push((offset, offset + size)),
             }
-        };
-        let Some(address) = address else { return Ok(()) };
-        let note = ClientNote { address, since: Timestamp::now() };
-        let value = serde_json::to_vec(&note).map_err(|e| Error::Internal(e.to_string()))?;
-        let key = format!("{CLIENT}{}", self.config.node);
-        site.update(&found.header.image, &[(&key, &value)], &[])
+            true
+        });
+        told.map_err(failed)?;
+        Ok(Some(ranges))
     }
 }
 
@@ -136,11 +158,9 @@ impl Session {
         }
         let missing = |why: String| Error::invalid("secrets[\"userKey\"]", why);
         let files = self.connection.setting("keyring").unwrap_or_default();
-        let section = format!("[client.{}]", self.settings.user);
         for file in files.split([',', ';', ' ']).filter(|file| !file.is_empty()) {
             let Ok(text) = std::fs::read_to_string(file) else { continue };
-            let own = text.split_once(&section).map(|(_, rest)| rest.split("\n[").next().unwrap_or(rest));
-            if let Some(key) = own.and_then(super::session::key_in) {
+            if let Ok(key) = super::key::key_in(&text, &self.settings.user) {
                 return Ok(SecretText::new(&key));
             }
         }

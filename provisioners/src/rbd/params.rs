@@ -8,7 +8,7 @@ use crate::parameters::docs;
 use crate::{Error, NameTemplate, ParameterDoc, Parameters, Result, StringMap, parse_size};
 
 /// Every parameter, for refusing others and for the documentation.
-pub(super) static DOCS: [ParameterDoc; 17] = docs! {
+pub(super) static DOCS: [ParameterDoc; 18] = docs! {
     "clusterID", "The configured cluster to make the volume in.", "the only one", false;
     "pool", "The pool of the image.", "the cluster's only configured pool", false;
     "dataPool", "The pool of the data, where that is not the image's: an erasure coded one, for example.", "the image's pool", false;
@@ -29,7 +29,9 @@ pub(super) static DOCS: [ParameterDoc; 17] = docs! {
     "nameTemplate", "The image's name, made from `${pvc.namespace}`, `${pvc.name}`, `${pv.name}`, `${pvc.labels.KEY}` and `${pvc.annotations.KEY}`. A name that is taken is refused.",
         "the volume's CSI name", false;
     "lockRecovery", "What ControllerPublishVolume does about a holder that is proved dead: `manual`: refuse, and print the command that recovers it. `auto`: fence it and break its lock.",
-        "manual", false;
+        "manual", true;
+    "flatten", "`true`: a volume that was made from a snapshot or another volume is copied in the background, so that it shares nothing with its source any more. It is not undone.",
+        "false", true;
     "encrypted", "`false`. Encryption at rest is not done by this driver; `true` is refused.", "false", false;
 };
 
@@ -53,6 +55,8 @@ pub(super) const FEATURES: [(&str, u64, Option<&str>); 6] = [
 const DEFAULT_FEATURES: u64 = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5;
 /// The bit of a feature that group snapshots need.
 pub(super) const EXCLUSIVE_LOCK: u64 = 1 << 2;
+/// The feature by which the object map tells what is stored (librbd, RBD_FEATURE_FAST_DIFF).
+pub(super) const FAST_DIFF: u64 = 1 << 4;
 
 /// The parameters, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +71,13 @@ pub(super) struct Params {
     pub(super) prefix: String,
     pub(super) template: Option<NameTemplate>,
     pub(super) auto_recovery: bool,
+    pub(super) flatten: bool,
+}
+
+/// What of the parameters can be changed later, as far as it is done at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mutable {
+    pub(super) flatten: bool,
 }
 
 impl Params {
@@ -92,6 +103,7 @@ impl Params {
             prefix: reader.read("volumeNamePrefix", prefix)?.unwrap_or_default(),
             template: reader.get("nameTemplate").map(NameTemplate::parse).transpose()?,
             auto_recovery: reader.one_of("lockRecovery", &["manual", "auto"])? == Some("auto"),
+            flatten: reader.flag("flatten")?.unwrap_or(false),
         })
     }
 

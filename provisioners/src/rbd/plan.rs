@@ -2,11 +2,11 @@
 
 use super::config::RbdConfig;
 use super::handle::Handle;
-use super::params::Params;
+use super::params::{Mutable, Params};
 use super::record::Found;
 use crate::filesystem::{supports_disk, wished};
 use crate::record::{compare_disk, compare_wish};
-use crate::{AccessType, Capability, Error, Result, StringMap, VolumeId, VolumeSpec, key_for};
+use crate::{AccessType, Capability, Result, StringMap, VolumeId, VolumeSpec, key_for};
 
 /// What is to be made.
 #[derive(Debug)]
@@ -24,13 +24,10 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(config: &RbdConfig, spec: VolumeSpec) -> Result<Self> {
-        let params = Params::parse(config, &spec.parameters)?;
-        if let Some(key) = spec.mutable_parameters.keys().next() {
-            return Err(Error::invalid(
-                format!("mutable_parameters[{key:?}]"),
-                "unknown; an image has no parameter that can be changed later",
-            ));
-        }
+        Mutable::parse(&spec.mutable_parameters)?;
+        let mut parameters = spec.parameters.clone();
+        parameters.extend(spec.mutable_parameters.clone());
+        let params = Params::parse(config, &parameters)?;
         for capability in &spec.capabilities {
             supports(capability)?;
         }

@@ -7,22 +7,34 @@ use serde::{Deserialize, Serialize};
 
 use super::handle::Handle;
 use super::site::Header;
-pub(super) use crate::record::{FsState, Publication, Record, Requested, decode, encode};
+pub(super) use crate::record::{
+    FsState, Publication, Record, Requested, Stored, decode, encode, seal, unseal,
+};
 use crate::record::{kind, timestamp};
-use crate::{PvcMeta, Result, Source, StringMap};
+use crate::{Error, PvcMeta, Result, Source, StringMap};
 
 /// The key of the volume's record in its image's metadata.
 pub(super) const VOLUME: &str = "volumectl.volume";
 /// The key of [`FsState`].
 pub(super) const FS: &str = "volumectl.fs";
+/// The key by which an operator allows a format, once.
+pub(super) const PERMIT: &str = "volumectl.allow-format";
 /// The key that says since when the volume is deleted: its image waits for the purge.
 pub(super) const DELETED: &str = "volumectl.deleted";
+/// The key that says that an interrupted creation has left the image, and that it is being removed.
+pub(super) const TORN: &str = "volumectl.torn";
+/// The key of the mutable parameters, as given at creation and later.
+pub(super) const MODIFIED: &str = "volumectl.modified";
 /// Keys of publications: this and the node.
 pub(super) const PUBLISHED: &str = "volumectl.published/";
 /// Keys of clients: this and the node.
 pub(super) const CLIENT: &str = "volumectl.client/";
-/// The address of the client that is growing the image; it stays when that is killed.
+/// The key of [`Growing`]; it stays when its driver is killed.
 pub(super) const GROWING: &str = "volumectl.growing";
+/// The key of [`Claim`].
+pub(super) const CLAIM: &str = "volumectl.claim";
+/// The key that every change of publications and claims changes, so that one that was decided on an older state fails.
+pub(super) const TURN: &str = "volumectl.turn";
 /// What all of our keys begin with.
 pub(super) const OURS: &str = "volumectl.";
 
@@ -56,6 +68,49 @@ pub(super) struct VolumeRecord {
 pub(super) struct ClientNote {
     /// The client's address with its nonce.
     pub(super) address: String,
+    #[serde(with = "timestamp")]
+    pub(super) since: Timestamp,
+}
+
+/// Who is growing the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Growing {
+    /// The address of the connection that does nothing else.
+    pub(super) client: String,
+    /// Changes while its driver lives.
+    pub(super) beat: u64,
+}
+
+/// The node that alone may map the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Claim {
+    pub(super) node: String,
+    /// The client that has it mapped; none before that is known.
+    pub(super) client: Option<String>,
+    #[serde(with = "timestamp")]
+    pub(super) since: Timestamp,
+}
+
+/// What ControllerModifyVolume and CreateVolume's mutable parameters have set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Modified {
+    pub(super) parameters: StringMap,
+}
+
+/// That a volume was deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Deletion {
+    #[serde(with = "timestamp")]
+    pub(super) since: Timestamp,
+}
+
+/// That what an interrupted creation has left is being removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Torn {
+    /// Whose creation it was.
+    pub(super) cluster: String,
     #[serde(with = "timestamp")]
     pub(super) since: Timestamp,
 }
@@ -111,6 +166,20 @@ pub(super) struct GroupRecord {
     pub(super) complete: bool,
 }
 
+/// That a snapshot was taken for a clone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CloneNote {
+    /// The source's handle.
+    pub(super) id: String,
+    /// The id of its image.
+    pub(super) image: String,
+    pub(super) snapshot: String,
+    pub(super) cluster: String,
+    #[serde(with = "timestamp")]
+    pub(super) since: Timestamp,
+}
+
 /// That a creation has begun: the image did not exist then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -122,10 +191,26 @@ pub(super) struct Intent {
     pub(super) since: Timestamp,
 }
 
+macro_rules! note {
+    ($type:ty, $kind:literal) => {
+        impl Stored for $type {
+            const KIND: &'static str = $kind;
+        }
+    };
+}
+
+note!(ClientNote, "Client");
+note!(Growing, "Growing");
+note!(Claim, "Claim");
+note!(Modified, "Modified");
+note!(Deletion, "Deletion");
+note!(Torn, "Torn");
+note!(Published, "Publication");
 kind!(VolumeRecord, "Volume");
 kind!(SnapshotRecord, "Snapshot");
 kind!(GroupRecord, "GroupSnapshot");
 kind!(Intent, "Intent");
+kind!(CloneNote, "Clone");
 
 /// A volume that was found, with its image.
 #[derive(Debug, Clone)]
@@ -148,28 +233,108 @@ impl Found {
         Ok(Some(Self { handle: handle.clone(), header, record }))
     }
 
-    /// What is known of its file system.
-    pub(super) fn fs(&self) -> FsState {
-        self.header.meta.get(FS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    /// What is known of its file system. Unreadable: [`Error::Corrupt`], for it could only refuse.
+    pub(super) fn fs(&self) -> Result<FsState> {
+        Ok(self.note(FS)?.unwrap_or_default())
     }
 
-    /// Whether DeleteVolume was answered for it.
+    /// The mutable parameters that it was given.
+    pub(super) fn modified(&self) -> Result<StringMap> {
+        Ok(self.note::<Modified>(MODIFIED)?.map(|it| it.parameters).unwrap_or_default())
+    }
+
+    /// Its parameters as they are now.
+    pub(super) fn parameters(&self) -> Result<StringMap> {
+        let mut parameters = self.record.parameters.clone();
+        parameters.extend(self.modified()?);
+        Ok(parameters)
+    }
+
+    /// Whether DeleteVolume was answered for it. A mark that cannot be read is one, too.
     pub(super) fn is_deleted(&self) -> bool {
         self.header.meta.contains_key(DELETED)
     }
 
+    /// The nodes that it is published to, by the keys alone.
+    pub(super) fn nodes(&self) -> Vec<String> {
+        self.header.meta.keys().filter_map(|key| key.strip_prefix(PUBLISHED)).map(str::to_owned).collect()
+    }
+
     /// How it is published, by node.
-    pub(super) fn published(&self) -> BTreeMap<String, Published> {
+    pub(super) fn published(&self) -> Result<BTreeMap<String, Published>> {
         self.noted(PUBLISHED)
     }
 
     /// Who has it mapped by its own word, by node.
-    pub(super) fn clients(&self) -> BTreeMap<String, ClientNote> {
+    pub(super) fn clients(&self) -> Result<BTreeMap<String, ClientNote>> {
         self.noted(CLIENT)
     }
 
-    fn noted<T: serde::de::DeserializeOwned>(&self, prefix: &str) -> BTreeMap<String, T> {
-        let own = self.header.meta.iter().filter_map(|(key, value)| Some((key.strip_prefix(prefix)?, value)));
-        own.filter_map(|(node, text)| Some((node.to_owned(), serde_json::from_str(text).ok()?))).collect()
+    /// Who grows it. Before there were envelopes this was the bare address of a client.
+    pub(super) fn growing(&self) -> Result<Option<Growing>> {
+        match self.header.meta.get(GROWING) {
+            Some(text) if is_address(text) => Ok(Some(Growing { client: text.clone(), beat: 0 })),
+            _ => self.note(GROWING),
+        }
     }
+
+    /// The node that alone may map it.
+    pub(super) fn claim(&self) -> Result<Option<Claim>> {
+        self.note(CLAIM)
+    }
+
+    /// The value of [`TURN`]; empty: none.
+    pub(super) fn turn(&self) -> &str {
+        self.header.meta.get(TURN).map_or("", String::as_str)
+    }
+
+    /// Reads all that is stored of it. Damaged or written by a newer version: an error that names the key.
+    pub(super) fn check(&self) -> Result<()> {
+        self.published()?;
+        self.clients()?;
+        self.fs()?;
+        self.growing()?;
+        self.claim()?;
+        self.modified()?;
+        deletion(&self.handle, &self.header).map(drop)
+    }
+
+    fn note<T: Stored>(&self, key: &str) -> Result<Option<T>> {
+        self.header.meta.get(key).map(|text| read_note(&self.handle, key, text)).transpose()
+    }
+
+    fn noted<T: Stored>(&self, prefix: &str) -> Result<BTreeMap<String, T>> {
+        let own =
+            self.header.meta.iter().filter_map(|(key, value)| Some((key, key.strip_prefix(prefix)?, value)));
+        own.map(|(key, node, text)| Ok((node.to_owned(), read_note(&self.handle, key, text)?))).collect()
+    }
+}
+
+/// The mark of a deletion. Before there were envelopes this was a bare time.
+pub(super) fn deletion(handle: &Handle, header: &Header) -> Result<Option<Deletion>> {
+    let Some(text) = header.meta.get(DELETED) else { return Ok(None) };
+    match text.parse() {
+        Ok(since) => Ok(Some(Deletion { since })),
+        Err(_) => read_note(handle, DELETED, text).map(Some),
+    }
+}
+
+/// Reads one key of an image's metadata; what is wrong with it says how it is looked at and removed.
+pub(super) fn read_note<T: Stored>(handle: &Handle, key: &str, text: &str) -> Result<T> {
+    let spec = handle.spec();
+    unseal(&format!("image-meta {key} of {spec}"), text.as_bytes()).map_err(|error| match error {
+        Error::Corrupt { what, problem } => Error::Corrupt {
+            what,
+            problem: format!(
+                "{problem}; use the version that wrote it, or see `rbd image-meta get {spec} {key}`, and if nobody needs it `rbd image-meta remove {spec} {key}`"
+            ),
+        },
+        other => other,
+    })
+}
+
+/// Such as `10.0.0.1:0/123`.
+fn is_address(text: &str) -> bool {
+    let nonce = text.rsplit_once('/').map(|(_, nonce)| nonce);
+    nonce.is_some_and(|nonce| nonce.parse::<u32>().is_ok()) && !text.contains(['{', '"', ' '])
 }

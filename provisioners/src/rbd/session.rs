@@ -1,14 +1,16 @@
 //! Connections: one for each cluster and user, kept open, made anew when it breaks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::config::{RbdCluster, RbdConfig};
 use super::errors::{command_failed, no_libraries, not_connected};
-use super::ffi::{self, Connection, Errno, Key, Pool, Settings};
+use super::ffi::{self, Connection, Errno, Pool, Settings};
 use super::handle::Place;
+use super::key::credentials;
+use super::monitors::{resolves, usable};
 use super::site::Site;
 use crate::{Error, Result, Secrets};
 
@@ -22,10 +24,67 @@ pub(super) struct Session {
     pub(super) connection: Arc<Connection>,
     /// The cluster has fenced this client.
     pub(super) fenced: AtomicBool,
+    /// This client's address with its nonce, as others see it.
+    pub(super) address: String,
+    /// When it was last asked for.
+    used: Mutex<Instant>,
+    behind: Mutex<Option<Arc<Self>>>,
     pools: Mutex<BTreeMap<(String, String), Arc<Pool>>>,
 }
 
+/// The addresses of all of this process's clients.
+static OURS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Whether an address is that of a client of this process.
+pub(super) fn is_ours(address: &str) -> bool {
+    lock(&OURS).contains(address)
+}
+
+/// The addresses of all of this process's clients.
+pub(super) fn ours() -> Vec<String> {
+    lock(&OURS).iter().cloned().collect()
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        lock(&OURS).remove(&self.address);
+    }
+}
+
 impl Session {
+    /// Connects.
+    fn open(cluster: &str, settings: Settings) -> Result<Arc<Self>> {
+        let failed = |errno| not_connected(cluster, &settings, errno);
+        let monitors = usable(&settings.monitors, resolves)?;
+        let connection = Connection::open(&Settings { monitors, ..settings.clone() }).map_err(failed)?;
+        let address = connection.address().map_err(failed)?;
+        lock(&OURS).insert(address.clone());
+        Ok(Arc::new(Self {
+            cluster: cluster.to_owned(),
+            settings,
+            connection,
+            fenced: AtomicBool::new(false),
+            address,
+            used: Mutex::new(Instant::now()),
+            behind: Mutex::default(),
+            pools: Mutex::default(),
+        }))
+    }
+
+    /// The client for background work, so that it holds up no caller: made at the first use, and anew when it was fenced.
+    pub(super) fn behind(&self) -> Result<Arc<Self>> {
+        let mut behind = lock(&self.behind);
+        match &*behind {
+            Some(session) if !session.fenced.load(Ordering::Relaxed) => Ok(session.clone()),
+            _ => Ok(behind.insert(self.another()?).clone()),
+        }
+    }
+
+    /// Another client of the same cluster and user, for work that must not be hit with this one, nor hold it up.
+    pub(super) fn another(&self) -> Result<Arc<Self>> {
+        Self::open(&self.cluster, self.settings.clone())
+    }
+
     /// A monitor's answer in JSON to a command, such as `df`; `more` are further arguments.
     pub(super) fn command(
         &self,
@@ -98,16 +157,33 @@ impl Session {
     }
 }
 
+/// A connection of the same user with another key is closed when it was not asked for in this time.
+const ROTATED: Duration = Duration::from_secs(60);
+/// One of another user.
+const UNUSED: Duration = Duration::from_secs(3600);
+
+/// The cluster, and as whom.
+type SlotKey = (String, Settings);
+
 enum Slot {
-    /// Somebody is connecting.
-    Pending,
+    /// Somebody is connecting; those who wait for it get its error, too.
+    Pending(Arc<OnceLock<Error>>),
     Open(Arc<Session>),
+}
+
+impl Slot {
+    fn used(&self) -> Option<Instant> {
+        match self {
+            Self::Pending(_) => None,
+            Self::Open(session) => Some(*lock(&session.used)),
+        }
+    }
 }
 
 /// All connections.
 pub(super) struct Sessions {
     clusters: BTreeMap<String, RbdCluster>,
-    slots: Mutex<BTreeMap<(String, Settings), Slot>>,
+    slots: Mutex<BTreeMap<SlotKey, Slot>>,
     changed: Condvar,
     timeout: Duration,
 }
@@ -118,7 +194,8 @@ impl Sessions {
             clusters: config.clusters.iter().map(|c| (c.id.clone(), c.clone())).collect(),
             slots: Mutex::default(),
             changed: Condvar::new(),
-            timeout: ANSWER.min(config.call_timeout),
+            // What a cluster does not answer must be known while the call can still answer for the others.
+            timeout: ANSWER.min(config.call_timeout * 2 / 3),
         }
     }
 
@@ -136,6 +213,7 @@ impl Sessions {
     pub(super) fn get(&self, cluster: &str, secrets: &Secrets) -> Result<Arc<Session>> {
         ffi::available().map_err(no_libraries)?;
         let entry = self.cluster(cluster)?;
+        self.close_unused();
         let settings = match credentials(entry, secrets)? {
             Some((user, key)) => Settings {
                 monitors: entry.monitors.join(","),
@@ -162,12 +240,14 @@ impl Sessions {
         })
     }
 
+    /// The connection of the call before that was the last: its key is the one that is good now.
     fn any(&self, cluster: &str) -> Result<Arc<Session>> {
         let slots = lock(&self.slots);
-        let found = slots.iter().find_map(|((id, _), slot)| match slot {
+        let open = slots.iter().filter_map(|((id, _), slot)| match slot {
             Slot::Open(session) if id == cluster => Some(session.clone()),
             _ => None,
         });
+        let found = open.max_by_key(|session| *lock(&session.used));
         found.ok_or_else(|| {
             Error::invalid(
                 "secrets",
@@ -178,99 +258,115 @@ impl Sessions {
         })
     }
 
+    /// Closes connections that nobody has asked for in a while, where the cluster has one that was used later: of keys that
+    /// were rotated (sooner), and of users that are no more. Work that still goes on by one keeps it until it is done.
+    pub(super) fn close_unused(&self) {
+        let mut slots = lock(&self.slots);
+        let used: Vec<_> = slots.iter().filter_map(|(key, slot)| Some((key.clone(), slot.used()?))).collect();
+        let closed: Vec<_> = unused(&used, Instant::now())
+            .into_iter()
+            .filter_map(|(key, rotated)| {
+                tracing::info!(cluster = %key.0, user = %key.1.user, rotated, "closing a connection that nobody uses");
+                slots.remove(key)
+            })
+            .collect();
+        drop(slots);
+        if !closed.is_empty() {
+            // It waits for the cluster.
+            std::thread::spawn(move || drop(closed));
+        }
+    }
+
     fn connect(&self, cluster: &str, settings: Settings) -> Result<Arc<Session>> {
         let key = (cluster.to_owned(), settings.clone());
         let mut slots = lock(&self.slots);
         loop {
             match slots.get(&key) {
                 Some(Slot::Open(session)) if !session.fenced.load(Ordering::Relaxed) => {
+                    *lock(&session.used) = Instant::now();
                     return Ok(session.clone());
                 }
                 Some(Slot::Open(_)) => {
                     tracing::warn!(cluster, "the cluster fenced this client; connecting anew");
                     break;
                 }
-                Some(Slot::Pending) => {
+                Some(Slot::Pending(failure)) => {
+                    let failure = failure.clone();
                     slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner);
+                    if let Some(error) = failure.get() {
+                        return Err(error.clone());
+                    }
                 }
                 None => break,
             }
         }
-        slots.insert(key.clone(), Slot::Pending);
+        let failure = Arc::new(OnceLock::new());
+        slots.insert(key.clone(), Slot::Pending(failure.clone()));
         drop(slots);
-        let opened = Connection::open(&settings);
+        let opened = Session::open(cluster, settings);
         let mut slots = lock(&self.slots);
         slots.remove(&key);
-        let result = match opened {
-            Ok(connection) => {
-                tracing::info!(cluster, user = %settings.user, "connected");
-                let session = Arc::new(Session {
-                    cluster: cluster.to_owned(),
-                    settings,
-                    connection,
-                    fenced: AtomicBool::new(false),
-                    pools: Mutex::default(),
-                });
+        match &opened {
+            Ok(session) => {
+                tracing::info!(cluster, user = %session.settings.user, "connected");
                 slots.insert(key, Slot::Open(session.clone()));
-                Ok(session)
             }
-            Err(errno) => Err(not_connected(cluster, &settings, errno)),
-        };
+            Err(error) => drop(failure.set(error.clone())),
+        }
         drop(slots);
         self.changed.notify_all();
-        result
+        opened
     }
-}
-
-/// User and key: of the secrets, else of the configuration. `None`: neither has any.
-pub(super) fn credentials(cluster: &RbdCluster, secrets: &Secrets) -> Result<Option<(String, Option<Key>)>> {
-    match (secrets.get("userID"), secrets.get("userKey")) {
-        (Some(user), Some(key)) => return Ok(Some((user_name(user), Some(Key(key.trim().to_owned()))))),
-        (None, None) => {}
-        (None, _) => return Err(Error::invalid("secrets[\"userID\"]", "is missing; userKey is there")),
-        (_, None) => return Err(Error::invalid("secrets[\"userKey\"]", "is missing; userID is there")),
-    }
-    let Some(user) = &cluster.user else {
-        // A ceph.conf alone says all: the administrator's own way.
-        return Ok(cluster.conf.as_ref().map(|_| ("admin".into(), None)));
-    };
-    let key = match &cluster.key_file {
-        None => None,
-        Some(file) => {
-            let text = std::fs::read_to_string(file)
-                .map_err(|e| Error::io(format!("reading keyFile {}", file.display()), e))?;
-            Some(Key(key_in(&text)
-                .ok_or_else(|| Error::invalid("keyFile", format!("{} holds no key", file.display())))?))
-        }
-    };
-    Ok(Some((user_name(user), key)))
-}
-
-/// The user without `client.`, which some secrets have.
-fn user_name(text: &str) -> String {
-    text.trim().trim_start_matches("client.").to_owned()
-}
-
-/// The key in a file that has it alone, or as a keyring (`key = ...`).
-pub(super) fn key_in(text: &str) -> Option<String> {
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("key")?.trim().strip_prefix('='));
-    let key = line.unwrap_or_else(|| text.trim()).trim();
-    (!key.is_empty() && !key.contains(char::is_whitespace)).then(|| key.to_owned())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Those of some connections, with the time of their last use, that are to be closed, and whether another key of the same
+/// user is why.
+fn unused(used: &[(SlotKey, Instant)], now: Instant) -> Vec<(&SlotKey, bool)> {
+    let judged = |(key, time): &'_ (SlotKey, Instant)| {
+        let later = |(other, at): &&(SlotKey, Instant)| other.0 == key.0 && at > time;
+        let rotated = used.iter().filter(later).any(|(other, _)| other.1.user == key.1.user);
+        let limit = if rotated { ROTATED } else { UNUSED };
+        let over = now.saturating_duration_since(*time) > limit;
+        (over && used.iter().any(|it| later(&it))).then_some(rotated)
+    };
+    used.iter().filter_map(|it| Some((&it.0, judged(it)?))).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::ffi::Key;
     use super::*;
 
+    fn of(cluster: &str, user: &str, key: &str) -> SlotKey {
+        let settings = Settings {
+            monitors: String::new(),
+            user: user.into(),
+            key: Some(Key(key.to_owned())),
+            conf: None,
+            timeout: Duration::from_secs(1),
+        };
+        (cluster.to_owned(), settings)
+    }
+
+    /// The key of a user was rotated: the connection of the old one goes soon, that of another user stays, and so does the
+    /// only one of a cluster, whatever its age.
     #[test]
-    fn a_key_is_found_alone_and_in_a_keyring() {
-        assert_eq!(key_in("AQ==\n").as_deref(), Some("AQ=="));
-        assert_eq!(key_in("[client.admin]\n\tkey = AQ==\n\tcaps mon = \"x\"\n").as_deref(), Some("AQ=="));
-        assert_eq!(key_in("two words"), None);
-        assert_eq!(key_in(""), None);
+    fn connections_of_rotated_keys_are_closed() {
+        let begun = Instant::now();
+        let second = Duration::from_secs(1);
+        let (old, new) = (of("a", "csi", "old"), of("a", "csi", "new"));
+        let (other, alone) = (of("a", "other", "key"), of("b", "csi", "key"));
+        let used: Vec<_> = [&old, &other, &alone]
+            .map(|key| (key.clone(), begun))
+            .into_iter()
+            .chain([(new, begun + second)])
+            .collect();
+        assert!(unused(&used, begun + second).is_empty(), "calls that began with the old key may still ask");
+        assert_eq!(unused(&used, begun + ROTATED + second), [(&old, true)]);
+        assert_eq!(unused(&used, begun + UNUSED + second), [(&old, true), (&other, false)]);
     }
 }

@@ -7,13 +7,18 @@ use std::sync::atomic::Ordering;
 use super::errors::failed;
 use super::ffi::{Errno, Image, Pool};
 use super::handle::{Handle, Place};
-use super::record::{Intent, Record, decode, encode};
+use super::record::{Found, Intent, Record, TURN, decode, encode};
 use super::session::Session;
 use super::wire::{Decoder, Encoder, HEAD};
 use crate::{Error, Result};
 
 /// The map of creations that have begun.
 pub(super) const INTENTS: &str = "volumectl.intents";
+/// Under which key of it an image's creation is noted.
+pub(super) fn creation(name: &str) -> String {
+    format!("create/{name}")
+}
+
 /// The map of snapshots.
 pub(super) const SNAPSHOTS: &str = "volumectl.snapshots";
 /// The map of groups.
@@ -120,6 +125,18 @@ impl Site {
 
     /// Sets and removes keys of an image's metadata, all or none. No such image: [`Error::NotFound`].
     pub(super) fn update(&self, id: &str, set: &[(&str, &[u8])], remove: &[&str]) -> Result<()> {
+        self.update_if(id, &[], set, remove).map(drop)
+    }
+
+    /// The same in one step with the question whether keys have these values (empty: no such key); `false`: they have not,
+    /// and nothing was written.
+    pub(super) fn update_if(
+        &self,
+        id: &str,
+        has: &[(&str, &str)],
+        set: &[(&str, &[u8])],
+        remove: &[&str],
+    ) -> Result<bool> {
         let mut calls = Vec::new();
         for key in remove {
             calls.push(("rbd", "metadata_remove", Encoder::default().blob(key.as_bytes()).done()));
@@ -128,10 +145,28 @@ impl Site {
             calls.push(("rbd", "metadata_set", Encoder::default().map(set).done()));
         }
         if calls.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
-        let written = self.pool.write_calls(&format!("rbd_header.{id}"), &calls);
-        written.map_err(|e| self.fail(&format!("writing the metadata of image id {id}"), e))
+        // The object class keeps a key of the metadata under this name (cls_rbd, RBD_METADATA_KEY_PREFIX).
+        let has: Vec<_> =
+            has.iter().map(|(key, value)| (format!("metadata_{key}"), value.as_bytes())).collect();
+        match self.pool.write_calls_if(&format!("rbd_header.{id}"), &has, &calls) {
+            Ok(()) => Ok(true),
+            Err(Errno::CANCELED) => Ok(false),
+            Err(e) => Err(self.fail(&format!("writing the metadata of image id {id}"), e)),
+        }
+    }
+
+    /// Changes who may have a volume, if nobody else has since it was read; `false`: somebody has, and nothing was written.
+    pub(super) fn update_in_turn(
+        &self,
+        found: &Found,
+        set: &[(&str, &[u8])],
+        remove: &[&str],
+    ) -> Result<bool> {
+        let turn = nonce();
+        let set = [set, &[(TURN, turn.as_bytes())]].concat();
+        self.update_if(&found.header.image, &[(TURN, found.turn())], &set, remove)
     }
 
     /// Opens an image for changes; we are one of its watchers until it is closed. A lock for which librbd would fence a
@@ -197,8 +232,13 @@ impl Site {
 
     /// The intent of an image's creation, if one is noted.
     pub(super) fn intent(&self, name: &str) -> Result<Option<Intent>> {
-        self.entry(INTENTS, &format!("create/{name}"))
+        self.entry(INTENTS, &creation(name))
     }
+}
+
+/// A text that no other call, process or machine makes.
+pub(super) fn nonce() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }
 
 fn reading(map: &str) -> String {

@@ -9,15 +9,7 @@ use super::params::SNAPSHOT_DOCS;
 use super::record::{Found, SnapshotRecord};
 use super::site::{SNAPSHOTS, Site};
 use super::store::Store;
-use crate::{Ctx, Error, Parameters, Result, Secrets, Snapshot, SnapshotId, SnapshotSpec, key_for};
-
-/// What the name of a snapshot begins with that is taken for a clone and removed when that is made.
-pub(super) const CLONE_SNAPSHOT: &str = "volumectl.clone.";
-
-/// The snapshot taken of the source for the clone of a name.
-pub(super) fn clone_snapshot(clone: &str) -> String {
-    format!("{CLONE_SNAPSHOT}{clone}")
-}
+use crate::{Ctx, Error, Parameters, Result, Snapshot, SnapshotId, SnapshotSpec, key_for};
 
 impl Store {
     /// The handle of a snapshot: in the place of its source.
@@ -115,10 +107,10 @@ impl Store {
     }
 
     /// One snapshot. None such: [`Error::NotFound`].
-    pub(super) fn get_snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
+    pub(super) fn get_snapshot(&self, ctx: &Ctx, id: &SnapshotId) -> Result<Snapshot> {
         let none = || Error::NotFound(format!("there is no snapshot {id}"));
         let handle = parse_handle(&id.0).map_err(|_| none())?;
-        let site = self.site(&handle.place, &Secrets::default())?;
+        let site = self.site(&handle.place, ctx.secrets())?;
         let record = Self::snapshot_at(&site, &handle)?;
         if site.header(&record.image)?.is_none() {
             return Err(Error::NotFound(format!("snapshot {id}: its image is gone")));

@@ -6,19 +6,16 @@
 //! the node itself when it maps the image again. Here such a lock is told from that of a client that is gone, and broken
 //! without a fence where it is proved that nobody uses it; where that cannot be proved, it is not met.
 
-use std::time::Duration;
-
+use super::alive::{BETWEEN, Verdict};
 use super::ffi::{Errno, Image, Locker, Watcher};
-use super::locks::{node_of, open_elsewhere};
+use super::locks::node_of;
 use super::record::Found;
 use super::site::Site;
 use super::store::Store;
-use crate::{Error, Result, Secrets, VolumeId};
+use crate::{Error, Result};
 
 /// The managed lock's name (`RBD_LOCK_NAME`).
 const LOCK: &str = "rbd_lock";
-/// A client that has lost its watch by a storage daemon's restart has it again after this time.
-const BETWEEN: Duration = Duration::from_secs(2);
 
 impl Locker {
     /// Whether a watch is that of this lock: librbd compares the number in the cookie, too.
@@ -43,48 +40,21 @@ fn is_silent(site: &Site, image: &Image, owner: &Locker) -> Result<bool> {
 impl Site {
     /// Refuses where librbd, taking this image's lock, would fence a client that lives.
     pub(super) fn refuse_to_fence(&self, id: &str, image: &Image) -> Result<()> {
-        let Some(owner) = owner(self, image)? else { return Ok(()) };
-        if !is_silent(self, image, &owner)? {
+        let Some(held) = owner(self, image)? else { return Ok(()) };
+        // A handle that closes gives its lock back before its watch: between two questions it looks as if it were gone.
+        if !is_silent(self, image, &held)? || owner(self, image)?.as_ref() != Some(&held) {
             return Ok(());
         }
-        match self.sign_of_life(&owner)? {
-            Some(sign) => Err(left(&format!("image id {id}"), &owner, &sign)),
-            None => Ok(()),
-        }
-    }
-
-    /// An image of this cluster that a lock's owner has open; none if it is fenced.
-    fn sign_of_life(&self, owner: &Locker) -> Result<Option<String>> {
-        if Store::surroundings(self)?.fenced.contains_key(&owner.address) {
-            return Ok(None);
-        }
-        for pool in self.session.rbd_pools()? {
-            for site in seen(self.session.sites(vec![pool]))?.into_values() {
-                let open = seen(open_elsewhere(&site, "", |it| it == owner.address, &|_, _| {}))?;
-                if let Some(first) = open.into_iter().next() {
-                    return Ok(Some(first));
-                }
+        match self.verdict(&held.address, None)? {
+            Verdict::Lives(sign) if owner(self, image)?.as_ref() == Some(&held) => {
+                Err(left(&format!("image id {id}"), &held, &sign))
             }
+            _ => Ok(()),
         }
-        Ok(None)
-    }
-}
-
-/// Nothing is seen where our user may not look, or what is gone by now.
-fn seen<T: Default>(found: Result<T>) -> Result<T> {
-    match found {
-        Err(Error::Denied(_) | Error::NotFound(_)) => Ok(T::default()),
-        other => other,
     }
 }
 
 impl Store {
-    /// Clears what an interrupted unmapping has left of a volume that is not mapped on this node.
-    pub(super) fn before_mapping(&self, id: &VolumeId, clients: &[String]) -> Result<()> {
-        let (site, found) = self.volume(id, &Secrets::default())?;
-        Self::clear_lock(&site, &found, clients, true)
-    }
-
     /// Breaks a volume's lock if it was left by a client that lives: one of `ours`, which are known not to have the volume
     /// mapped; or one that has shown no watch for a while though it has other images open, if by our records the volume is
     /// on no node (not asked unless `recorded`: the volume is being deleted). Not proved: [`Error::Unavailable`]. The lock
@@ -99,8 +69,8 @@ impl Store {
         if !is_silent(site, &image, &held)? {
             return Ok(());
         }
-        let Some(sign) = site.sign_of_life(&held)? else { return Ok(()) };
-        if recorded && !is_on_no_node(found, &held) {
+        let Verdict::Lives(sign) = site.verdict(&held.address, None)? else { return Ok(()) };
+        if recorded && !is_on_no_node(found, &held)? {
             return Err(left(&format!("volume {}", found.handle), &held, &sign));
         }
         std::thread::sleep(BETWEEN);
@@ -112,10 +82,10 @@ impl Store {
 }
 
 /// Whether our records prove that a client's node does not have the volume. Without any record nothing is proved.
-fn is_on_no_node(found: &Found, owner: &Locker) -> bool {
-    let (clients, published) = (found.clients(), found.published());
+fn is_on_no_node(found: &Found, owner: &Locker) -> Result<bool> {
+    let (clients, published) = (found.clients()?, found.published()?);
     let node = node_of(&clients, &owner.address);
-    !published.is_empty() && node.is_some_and(|(node, _)| !published.contains_key(node))
+    Ok(!published.is_empty() && node.is_some_and(|(node, _)| !published.contains_key(node)))
 }
 
 fn break_left(site: &Site, found: &Found, owner: &Locker, whose: &str) -> Result<()> {
@@ -131,7 +101,7 @@ fn break_left(site: &Site, found: &Found, owner: &Locker, whose: &str) -> Result
 
 fn left(what: &str, owner: &Locker, sign: &str) -> Error {
     Error::Unavailable(format!(
-        "{what} is locked by {} ({}), which has no watch of it but has {sign} open, so it lives: taking the lock would fence it, and all that it has open would be lost; \
+        "{what} is locked by {} ({}), which has no watch of it but lives ({sign}): taking the lock would fence it, and all that it has open would be lost; \
          repeat the call, and if that does not help see `volumectl lock ls`",
         owner.client, owner.address
     ))
@@ -159,12 +129,5 @@ mod tests {
         assert!(!locker.is_watched_by(&watcher("10.0.0.1:0/7", 6)), "another mapping by the same client");
         locker.cookie = "something else".into();
         assert!(locker.is_watched_by(&watcher("10.0.0.1:0/7", 6)));
-    }
-
-    #[test]
-    fn what_may_not_be_looked_at_is_not_seen() {
-        assert_eq!(seen(Ok(3)).unwrap(), 3);
-        assert_eq!(seen::<i32>(Err(Error::Denied("no".into()))).unwrap(), 0);
-        assert!(seen::<i32>(Err(Error::Unavailable("later".into()))).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! What the parts of the backend share: configuration, connections, background work, and how a volume is found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::record::Found;
 use super::session::{Session, Sessions};
 use super::site::{Header, Site};
 use super::tasks::Tasks;
-use crate::{Condition, Ctx, Error, NodeId, Result, Secrets, StringMap, Volume, VolumeId};
+use crate::{Condition, Ctx, Error, Identity, NodeId, Result, Secrets, StringMap, Volume, VolumeId};
 
 /// How long what a monitor said of a pool holds.
 const FRESH: Duration = Duration::from_secs(5);
@@ -37,6 +37,12 @@ pub(super) struct Store {
     pub(super) config: RbdConfig,
     pub(super) sessions: Sessions,
     pub(super) tasks: Tasks,
+    /// What the sweep of each cluster could not do.
+    pub(super) failing: Mutex<BTreeMap<String, usize>>,
+    /// The clusters that the last list went without.
+    pub(super) trouble: Mutex<BTreeSet<String>>,
+    /// Of each `clusterID` the first that is of the same cluster.
+    first_ids: BTreeMap<String, String>,
     /// By cluster, and when it was asked.
     pools: Mutex<BTreeMap<String, (Instant, Pools)>>,
 }
@@ -47,21 +53,34 @@ impl Store {
         Ok(Self {
             sessions: Sessions::new(&config),
             tasks: Tasks::new(&config),
+            failing: Mutex::default(),
+            trouble: Mutex::default(),
             pools: Mutex::default(),
+            first_ids: config.first_ids(),
             config,
         })
     }
 
-    /// Whether the clusters answer, as far as their user is known; on a node only whether the libraries are there.
-    pub(super) fn check(&self) -> Result<()> {
+    /// What a handle names; a text that is none names itself.
+    pub(super) fn identity(&self, text: &str) -> Identity {
+        let Ok(mut handle) = parse_handle(text) else { return Identity::new(text) };
+        if let Some(first) = self.first_ids.get(&handle.place.cluster) {
+            handle.place.cluster.clone_from(first);
+        }
+        Identity::new(handle)
+    }
+
+    /// The clusters whose user is known, if they are to be asked: a node asks none.
+    pub(super) fn asked_clusters(&self) -> Vec<String> {
+        let known = self.sessions.clusters().filter(|cluster| self.sessions.is_known(cluster));
+        known.filter(|_| self.config.controller).map(|cluster| cluster.id.clone()).collect()
+    }
+
+    /// Whether a cluster answers; `None`: whether the libraries are there.
+    pub(super) fn check(&self, cluster: Option<&str>) -> Result<()> {
         super::ffi::available().map_err(super::errors::no_libraries)?;
-        if !self.config.controller {
-            return Ok(());
-        }
-        for cluster in self.sessions.clusters().filter(|cluster| self.sessions.is_known(cluster)) {
-            self.sessions.get(&cluster.id, &Secrets::default())?.command("osd stat", &[])?;
-        }
-        Ok(())
+        let Some(cluster) = cluster else { return Ok(()) };
+        self.sessions.get(cluster, &Secrets::default())?.command("osd stat", &[]).map(drop)
     }
 
     /// A place, connected.
@@ -88,16 +107,26 @@ impl Store {
 
     /// The volume of a handle at its place.
     pub(super) fn volume_at(site: &Site, handle: &Handle) -> Result<Found> {
+        let header = Self::header_at(site, handle)?;
+        let found = Found::read(handle, header)?.ok_or_else(|| Self::no_record(handle))?;
+        found.check()?;
+        Ok(found)
+    }
+
+    /// The header of a handle's image at its place, whoever has made it.
+    pub(super) fn header_at(site: &Site, handle: &Handle) -> Result<Header> {
         let none = || Error::NotFound(format!("there is no volume {handle}"));
         let id = site.image_id(&handle.name)?.ok_or_else(none)?;
-        let header = site.header(&id)?.ok_or_else(none)?;
-        Found::read(handle, header)?.ok_or_else(|| {
-            Error::NotFound(format!(
-                "there is no volume {handle}: image {} exists, but has no record of this driver (`rbd image-meta ls {}`)",
-                handle.spec(),
-                handle.spec()
-            ))
-        })
+        site.header(&id)?.ok_or_else(none)
+    }
+
+    /// The error for an image that is no volume.
+    pub(super) fn no_record(handle: &Handle) -> Error {
+        Error::NotFound(format!(
+            "there is no volume {handle}: image {} exists, but has no record of this driver (`rbd image-meta ls {}`)",
+            handle.spec(),
+            handle.spec()
+        ))
     }
 
     /// A volume as the rest of the program sees it.
@@ -117,12 +146,15 @@ impl Store {
             context,
             source: found.record.source.clone(),
             topology: Vec::new(),
-            published: found.published().into_keys().map(NodeId).collect(),
+            published: found.nodes().into_iter().map(NodeId).collect(),
             condition: self.condition(found),
         }
     }
 
     fn condition(&self, found: &Found) -> Condition {
+        if let Err(error) = found.check() {
+            return Condition::abnormal(error.to_string());
+        }
         if let Some(text) = self.tasks.flattening(&found.header.image) {
             return Condition { abnormal: false, message: text };
         }
@@ -150,6 +182,25 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a size that a pool can never hold: more than its whole room, times `maxOvercommit`, for images are thin.
+    pub(super) fn check_size(&self, session: &Arc<Session>, pool: &str, bytes: u64) -> Result<()> {
+        let factor = self.config.max_overcommit;
+        // Without leave to ask, nothing is known of its room.
+        let state = match self.pool_state(session, pool, FRESH) {
+            Err(Error::Denied(_)) => return Ok(()),
+            other => other?,
+        };
+        let Some(state) = state.filter(|_| factor > 0) else { return Ok(()) };
+        let whole = if state.quota > 0 { state.quota } else { state.stored.saturating_add(state.available) };
+        let limit = whole.saturating_mul(factor);
+        if bytes <= limit || whole == 0 {
+            return Ok(());
+        }
+        Err(Error::OutOfRange(format!(
+            "capacity_range: {bytes} bytes are more than pool {pool} can ever hold: it has room for {whole} bytes in all, and a volume may be {factor} times that (maxOvercommit), {limit} bytes; ask for less, or enlarge the pool"
+        )))
     }
 
     /// What to say when making an image took too long.
@@ -223,5 +274,37 @@ pub(super) fn place_of(site: &Site, image: &Linked) -> Place {
         cluster: site.place.cluster.clone(),
         pool: image.pool.clone(),
         namespace: image.namespace.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::rbd::RbdCluster;
+
+    fn store() -> Store {
+        let cluster = |id: &str, monitor: &str| RbdCluster {
+            id: id.into(),
+            monitors: vec![monitor.into()],
+            ..RbdCluster::default()
+        };
+        let clusters =
+            vec![cluster("a", "10.0.0.1"), cluster("b", "10.0.0.1:6789"), cluster("c", "10.0.0.2")];
+        Store::new(RbdConfig { clusters, ..RbdConfig::default() }).unwrap()
+    }
+
+    proptest! {
+        /// `a` and `b` are one cluster, `c` is another, `d` is not configured.
+        #[test]
+        fn c12_all_spellings_of_one_handle_are_one_identity(
+            one in "[abcd]:[pq]/([mn]/)?[xy]",
+            other in "[abcd]:[pq]/([mn]/)?[xy]",
+        ) {
+            let store = store();
+            let same = one.replace("b:", "a:") == other.replace("b:", "a:");
+            prop_assert_eq!(store.identity(&one) == store.identity(&other), same);
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! restart; the queues here are only the order of it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,9 @@ use jiff::Timestamp;
 
 use super::config::RbdConfig;
 use super::ffi::Errno;
+use super::purge::purge_one;
 use super::record::{Found, Intent, VOLUME, encode};
-use super::site::{INTENTS, Site};
+use super::site::{INTENTS, Site, creation};
 use crate::{Gauge, Result};
 
 /// How long an intent may stay after its image is complete.
@@ -65,6 +66,8 @@ struct Shared {
 /// The queues and their workers.
 pub(super) struct Tasks {
     shared: Arc<Shared>,
+    /// How many things sweeps could not do.
+    pub(super) failing: AtomicUsize,
 }
 
 /// A call that somebody waits for.
@@ -101,6 +104,7 @@ impl Tasks {
                 purged: AtomicU64::new(0),
                 flattened: AtomicU64::new(0),
             }),
+            failing: AtomicUsize::new(0),
         }
     }
 
@@ -139,7 +143,7 @@ impl Tasks {
     /// The image of an intent is complete: strike it off soon, many at once.
     pub(super) fn intent_done(&self, site: &Site, name: &str) {
         let mut state = self.shared.lock();
-        state.intents.push((site.clone(), format!("create/{name}")));
+        state.intents.push((site.clone(), creation(name)));
         self.start(state);
     }
 
@@ -192,6 +196,11 @@ impl Tasks {
                 state.blocked.len() as u64,
             ),
             gauge("rbd_purged", "Images purged since the start", self.shared.purged.load(Ordering::Relaxed)),
+            gauge(
+                "rbd_sweep_failing",
+                "Clusters, places and intents that the sweep could not look at; the log names them",
+                self.failing.load(Ordering::Relaxed) as u64,
+            ),
             gauge("rbd_flattening", "Clones that are or wait to be flattened", state.progress.len() as u64),
             gauge("rbd_flattening_objects_done", "Objects copied of those", progress),
             gauge(
@@ -248,7 +257,7 @@ impl Shared {
 
 fn purge_worker(shared: &Shared, may: fn(&State) -> bool) {
     while let Some(job) = shared.next(|state| may(state).then(|| state.purge.pop_front()).flatten()) {
-        let removed = purge_one(shared, &job);
+        let removed = purge_one(&job.site, &job.image, &shared.owner);
         let mut state = shared.lock();
         state.purging.remove(&job.image);
         tracing::debug!(image = %job.image, bytes = job.bytes, ?removed, "purge");
@@ -280,24 +289,6 @@ impl State {
             }
         }
     }
-}
-
-/// Whether the image is gone; `false`: clones of it live. Only one that we have marked as deleted is touched.
-fn purge_one(shared: &Shared, job: &Job) -> Result<bool> {
-    if let Some(header) = job.site.header(&job.image)?
-        && !is_ours(shared, &header)
-    {
-        return Ok(false);
-    }
-    match job.site.pool.trash_remove(&job.image) {
-        Ok(()) | Err(Errno::NOENT) => Ok(true),
-        Err(Errno::NOTEMPTY | Errno::BUSY | Errno::CHILD) => Ok(false),
-        Err(errno) => Err(job.site.fail(&format!("removing image id {} from the trash", job.image), errno)),
-    }
-}
-
-fn is_ours(shared: &Shared, header: &super::site::Header) -> bool {
-    super::delete::marked_by(header, &shared.owner)
 }
 
 fn flatten_worker(shared: &Shared) {

@@ -1,14 +1,16 @@
 //! The optional traits: each call goes to the same function of [`super::store::Store`], on a blocking thread.
 
+use std::sync::PoisonError;
+
 use async_trait::async_trait;
 
 use super::Rbd;
 use super::store::Store;
 use crate::{
     Access, Attachment, Block, Blocks, Capacity, CapacityQuery, CapacityRange, CapacityReport, ChangedBlocks,
-    Clones, Ctx, Error, ExpandOutcome, Expansion, Gauge, GroupSnapshot, GroupSnapshots, GroupSpec, Listing,
-    Measures, NodeAccess, NodeId, NodeRequest, NodeVolume, Page, PublishRequest, Result, Snapshot,
-    SnapshotId, SnapshotSpec, Snapshots, StringMap, Volume, VolumeId,
+    Clones, Ctx, Error, ExpandOutcome, Expansion, FsNote, Gauge, GroupSnapshot, GroupSnapshots, GroupSpec,
+    Listing, Measures, Modify, NodeAccess, NodeId, NodeRequest, NodeVolume, Page, PublishRequest, Result,
+    Secrets, Snapshot, SnapshotId, SnapshotSpec, Snapshots, StringMap, Volume, VolumeId,
 };
 
 /// So many ranges wait for a slow reader before the work waits, too.
@@ -30,19 +32,21 @@ impl Snapshots for Rbd {
         self.run(ctx, move |store, ctx| store.delete_snapshot(ctx, &id)).await
     }
 
-    async fn get_snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
+    async fn get_snapshot(&self, ctx: &Ctx, id: &SnapshotId) -> Result<Snapshot> {
         let id = id.clone();
-        self.ask(move |store| store.get_snapshot(&id)).await
+        self.run(ctx, move |store, ctx| store.get_snapshot(ctx, &id)).await
     }
 
     async fn list_snapshots(
         &self,
+        ctx: &Ctx,
         source: Option<&VolumeId>,
         after: Option<&str>,
         max: usize,
     ) -> Result<Page<Snapshot>> {
         let (source, after) = (source.cloned(), after.map(str::to_owned));
-        self.ask(move |store| store.list_snapshots(source.as_ref(), after.as_deref(), max)).await
+        self.run(ctx, move |store, ctx| store.list_snapshots(ctx, source.as_ref(), after.as_deref(), max))
+            .await
     }
 }
 
@@ -64,9 +68,9 @@ impl GroupSnapshots for Rbd {
         self.run(ctx, move |store, ctx| store.delete_group(ctx, &id, &members)).await
     }
 
-    async fn get_group(&self, id: &str, members: &[SnapshotId]) -> Result<GroupSnapshot> {
+    async fn get_group(&self, ctx: &Ctx, id: &str, members: &[SnapshotId]) -> Result<GroupSnapshot> {
         let (id, members) = (id.to_owned(), members.to_vec());
-        self.ask(move |store| store.get_group(&id, &members)).await
+        self.run(ctx, move |store, ctx| store.get_group(ctx, &id, &members)).await
     }
 }
 
@@ -81,14 +85,18 @@ impl Expansion for Rbd {
 #[async_trait]
 impl Attachment for Rbd {
     async fn publish(&self, ctx: &Ctx, id: &VolumeId, request: &PublishRequest) -> Result<StringMap> {
-        let states = self.node_states(ctx, id, &request.node.0).await?;
+        let states = self.node_states(ctx, id, Some(&request.node)).await?;
         let (id, request) = (id.clone(), request.clone());
-        self.run(ctx, move |store, ctx| store.publish(ctx, &id, &request, &states)).await
+        self.run(ctx, move |store, ctx| store.publish(ctx, &id, &request, states.as_ref())).await
     }
 
     async fn unpublish(&self, ctx: &Ctx, id: &VolumeId, node: Option<&NodeId>) -> Result<()> {
+        let states = match self.node_states(ctx, id, node).await {
+            Err(Error::NotFound(_)) => return Ok(()),
+            other => other?,
+        };
         let (id, node) = (id.clone(), node.cloned());
-        self.run(ctx, move |store, ctx| store.unpublish(ctx, &id, node.as_ref())).await
+        self.run(ctx, move |store, ctx| store.unpublish(ctx, &id, node.as_ref(), states.as_ref())).await
     }
 }
 
@@ -136,12 +144,26 @@ impl ChangedBlocks for Rbd {
     }
 }
 
+#[async_trait]
+impl Modify for Rbd {
+    async fn modify(&self, ctx: &Ctx, id: &VolumeId, parameters: &StringMap) -> Result<()> {
+        let (id, parameters) = (id.clone(), parameters.clone());
+        self.run(ctx, move |store, ctx| store.modify(ctx, &id, &parameters)).await
+    }
+}
+
 impl Measures for Rbd {
     fn gauges(&self) -> Vec<Gauge> {
         let mut gauges = self.store.tasks.gauges();
         let overdue = self.calls.overdue.load(std::sync::atomic::Ordering::Relaxed);
+        let trouble = self.store.trouble.lock().unwrap_or_else(PoisonError::into_inner).len();
         #[allow(clippy::cast_precision_loss)]
         gauges.extend([
+            Gauge {
+                name: "rbd_clusters_in_trouble",
+                help: "Clusters that the last list went without; the log names them",
+                value: trouble as f64,
+            },
             Gauge {
                 name: "rbd_connections",
                 help: "Connections to clusters that are open",
@@ -160,8 +182,9 @@ impl Measures for Rbd {
 #[async_trait]
 impl NodeAccess for Rbd {
     async fn access(&self, request: &NodeRequest<'_>) -> Result<NodeVolume> {
-        let (id, ctx) = (request.id.clone(), Ctx::new().with_secrets(request.secrets.clone()));
-        self.run(&ctx, move |store, ctx| store.access(&id, ctx.secrets())).await
+        let (id, attributes) = (request.id.clone(), request.context.clone());
+        let ctx = Ctx::new().with_secrets(request.secrets.clone());
+        self.run(&ctx, move |store, ctx| store.access(&id, &attributes, ctx.secrets())).await
     }
 
     async fn held(&self, id: &VolumeId) -> Result<Access> {
@@ -174,13 +197,25 @@ impl NodeAccess for Rbd {
         self.ask(move |store| store.mapped(&id, &before, address.as_deref())).await
     }
 
-    async fn attaching(&self, volume: &VolumeId, clients: &[String]) -> Result<()> {
-        let (id, clients) = (volume.clone(), clients.to_vec());
-        self.ask(move |store| store.before_mapping(&id, &clients)).await
+    async fn attaching(
+        &self,
+        volume: &VolumeId,
+        access: &Access,
+        clients: &[String],
+        alone: bool,
+    ) -> Result<()> {
+        let Access::Rbd(image) = access else { return Ok(()) };
+        let (id, clients, locked) = (volume.clone(), clients.to_vec(), image.locked);
+        self.ask(move |store| store.before_mapping(&id, locked, &clients, alone)).await
     }
 
-    async fn formatted(&self, id: &VolumeId, fs_type: &str, done: bool) -> Result<()> {
-        let (id, fs_type) = (id.clone(), fs_type.to_owned());
-        self.ask(move |store| store.formatted(&id, &fs_type, done)).await
+    async fn note(&self, id: &VolumeId, note: &FsNote) -> Result<()> {
+        let (id, note) = (id.clone(), note.clone());
+        self.ask(move |store| store.note(&id, &note)).await
+    }
+
+    async fn stored(&self, id: &VolumeId, secrets: &Secrets) -> Result<Option<Vec<(u64, u64)>>> {
+        let (id, ctx) = (id.clone(), Ctx::new().with_secrets(secrets.clone()));
+        self.run(&ctx, move |store, ctx| store.stored(&id, ctx.secrets())).await
     }
 }

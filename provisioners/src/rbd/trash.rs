@@ -4,6 +4,8 @@
 //! Only for an image that nobody has open and that has nothing else to be undone: no snapshots, no journal, no group. All
 //! others take librbd's way.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::ffi::Errno;
@@ -15,6 +17,8 @@ use crate::Result;
 const ENTANGLED: u64 = 1 << 6 | 1 << 9 | 1 << 10;
 /// `TRASH_IMAGE_SOURCE_USER`.
 const BY_USER: u8 = 0;
+/// So many groups are looked at for one's name.
+const GROUPS_READ: u64 = 1000;
 /// `TRASH_IMAGE_STATE_NORMAL`.
 const NORMAL: u8 = 0;
 
@@ -32,29 +36,52 @@ impl Site {
         Ok(features & ENTANGLED == 0 && alone)
     }
 
-    /// Moves a plain image that nobody has open to the trash. Each step can be repeated; after the first it is there.
+    /// The group of `rbd group` that an image is a member of, as `<pool>/<group>`; its id, where its name is not known here.
+    pub(super) fn group_of(&self, id: &str) -> Result<Option<String>> {
+        let calls = [("rbd", "image_group_get", Vec::new())];
+        let answers = match self.pool.read_calls(&format!("rbd_header.{id}"), &calls) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.map_err(|errno| self.fail("asking for an image's group", errno))?,
+        };
+        // Version and length, the pool's number, the id.
+        let mut group = Decoder(answers[0].get(14..).unwrap_or_default());
+        let id = group.text()?;
+        if id.is_empty() {
+            return Ok(None);
+        }
+        let list = Encoder::default().blob(b"").number(GROUPS_READ).done();
+        let known = self.pool.exec("rbd_group_directory", &("rbd", "group_dir_list", list));
+        let known = known.map_or_else(|_| Ok(BTreeMap::new()), |answer| Decoder(&answer).map())?;
+        let name = known.into_iter().find_map(|(name, its)| (its == id).then_some(name));
+        Ok(Some(format!("{}/{}", self.place.path(), name.unwrap_or(id))))
+    }
+
+    /// Moves a plain image that nobody has open to the trash. Each step can be repeated; after the first it is there. Only
+    /// this image is touched: the name may be another one's by now.
     pub(super) fn trash_plain(&self, name: &str, id: &str) -> Result<(), Errno> {
         let now = Timestamp::now();
         let entry = Encoder::default().byte(BY_USER).blob(name.as_bytes()).time(now).time(now).byte(NORMAL);
         let add = Encoder::default().blob(id.as_bytes()).versioned(2, 1, &entry).done();
-        done_before(self.pool.write_calls("rbd_trash", &[("rbd", "trash_add", add)]), Errno::EXIST)?;
-        done_before(self.pool.remove_object(&format!("rbd_id.{name}")), Errno::NOENT)?;
+        done_before(self.pool.write_calls("rbd_trash", &[("rbd", "trash_add", add)]), &[Errno::EXIST])?;
+        let its = Encoder::default().blob(id.as_bytes()).done();
+        let named = self.pool.remove_object_if(&format!("rbd_id.{name}"), &its);
+        done_before(named, &[Errno::NOENT, Errno::CANCELED])?;
         let remove = Encoder::default().blob(name.as_bytes()).blob(id.as_bytes()).done();
         let removed = self.pool.write_calls("rbd_directory", &[("rbd", "dir_remove_image", remove)]);
-        done_before(removed, Errno::NOENT)
+        done_before(removed, &[Errno::NOENT, Errno::STALE])
     }
 
     /// Strikes an image that is gone off the list of the trash.
     pub(super) fn trash_forget(&self, id: &str) -> Result<(), Errno> {
         let remove = Encoder::default().blob(id.as_bytes()).done();
-        done_before(self.pool.write_calls("rbd_trash", &[("rbd", "trash_remove", remove)]), Errno::NOENT)
+        done_before(self.pool.write_calls("rbd_trash", &[("rbd", "trash_remove", remove)]), &[Errno::NOENT])
     }
 }
 
-/// A step that an interrupted call has done already is done.
-fn done_before(step: Result<(), Errno>, sign: Errno) -> Result<(), Errno> {
+/// A step that an interrupted call, or another one, has done already is done.
+fn done_before(step: Result<(), Errno>, signs: &[Errno]) -> Result<(), Errno> {
     match step {
-        Err(errno) if errno == sign => Ok(()),
+        Err(errno) if signs.contains(&errno) => Ok(()),
         other => other,
     }
 }

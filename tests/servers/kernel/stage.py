@@ -18,13 +18,11 @@ import json
 import os
 import queue
 import shlex
-import shutil
 import signal
 import socket
 import socketserver
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
@@ -276,7 +274,7 @@ class Stage:
 def prelude(share):
     """What a guest's shell does first. No udev: modules are loaded by name."""
     kept = {name: value for name, value in os.environ.items()
-            if name.startswith(('RUST', 'CARGO', 'SOAK', 'CRASH', 'MODEL', 'KEEP', 'GUEST'))}
+            if name.startswith(('RUST', 'CARGO', 'SOAK', 'CRASH', 'MODEL', 'KEEP', 'GUEST', 'CSI_SANITY'))}
     kept.update(GUEST_SHARE=share, SKIP_LOG=share + '/skips', HOME='/root',
                 PATH='%s/root/usr/sbin:%s:/usr/sbin:/usr/bin:/sbin:/bin:%s/busybox/bin' % (HOME, os.environ['PATH'], HOME))
     lines = ['export %s=%s' % (name, shlex.quote(value)) for name, value in kept.items()]
@@ -306,7 +304,7 @@ def serve(stage):
 
 
 def main(command):
-    share = tempfile.mkdtemp(prefix='volumectl-guest-')
+    share = os.environ['GUEST_DIR']
     os.chmod(share, 0o755)
     code = 1
     try:
@@ -343,8 +341,6 @@ def main(command):
             if target and os.path.exists('%s/%s' % (share, name)):
                 with open('%s/%s' % (share, name)) as source, open(target, 'a' if name == 'skips' else 'w') as file:
                     file.write(source.read())
-        if not os.environ.get('KEEP_SCRATCH'):
-            shutil.rmtree(share, ignore_errors=True)
     sys.exit(code)
 
 

@@ -165,11 +165,11 @@ class Lab:
 
     def wait(self, name):
         """Seen once in some twenty starts: a service that hangs before it listens. It is started again, and says where."""
-        if not self._wait(name, 45):
+        if not self._wait(name):
             print('%s does not answer, and is started again: %s' % (name, self._said(name)), file=sys.stderr, flush=True)
             self._kill(name)
             self.start(name)
-            if not self._wait(name, 45):
+            if not self._wait(name):
                 raise SystemExit('%s does not answer: %s' % (name, self._said(name)))
 
     def _said(self, name):
@@ -180,8 +180,19 @@ class Lab:
         with open('%s/log/%s.out' % (self.dir, name)) as file:
             return file.read()[-6000:]
 
-    def _wait(self, name, seconds):
-        end = time.monotonic() + seconds
+    def _computed(self, name):
+        """The processor time that a service has used, in seconds."""
+        try:
+            with open('/proc/%d/stat' % self.processes[name].pid) as file:
+                fields = file.read().rpartition(')')[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+    def _wait(self, name, stands_still=45, limit=600):
+        """A service that still computes is on its way, however little of the machine it gets; one that hangs uses nothing."""
+        begun = since = time.monotonic()
+        used = self._computed(name)
         while True:
             try:
                 urllib.request.urlopen('http://%s:%d/' % (self.address, self.ports[name]), timeout=2).close()
@@ -190,7 +201,10 @@ class Lab:
                 return True
             except OSError:
                 pass
-            if self.processes[name].poll() is not None or time.monotonic() > end:
+            now, computed = time.monotonic(), self._computed(name)
+            if computed - used > 0.5:
+                used, since = computed, now
+            if self.processes[name].poll() is not None or now - since > stands_still or now - begun > limit:
                 return False
             time.sleep(0.05)
 
@@ -405,6 +419,6 @@ def foreign(lab, number):
 
 
 if sys.argv[1] == 'template':
-    template(os.path.abspath(sys.argv[2]))
+    template(os.path.realpath(sys.argv[2]))
 else:
-    run(os.path.abspath(sys.argv[2]), os.path.abspath(sys.argv[3]), *sys.argv[4:])
+    run(os.path.realpath(sys.argv[2]), os.path.abspath(sys.argv[3]), *sys.argv[4:])

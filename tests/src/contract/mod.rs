@@ -15,12 +15,13 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use csi_proto::v1 as pb;
 use tonic::{Code, Response, Status};
 
-use crate::clients::Clients;
+use crate::clients::{Clients, repeated};
 use crate::requests as ask;
 use crate::scratch::Scratch;
 
@@ -28,6 +29,8 @@ use crate::scratch::Scratch;
 pub struct Subject {
     /// Its services.
     pub clients: Clients,
+    /// The server: stopped when this is dropped, before its files are removed.
+    pub alive: Box<dyn Any + Send>,
     /// Where staging and target paths go.
     pub scratch: Scratch,
     /// StorageClass parameters of every volume.
@@ -42,14 +45,17 @@ pub struct Subject {
     pub grows_staged: Result<(), String>,
     /// A parameter with a slip, and the right one.
     pub slip: (&'static str, &'static str),
+    /// A parameter that can be changed later, and a value.
+    pub mutable: (&'static str, &'static str),
     /// Whether it knows that a volume is in use.
     pub guards_use: bool,
     /// Whether its size is a limit that the device or file system shows.
     pub sized: bool,
     /// Whether a volume must be published to the node before it can be staged there.
     pub attached: bool,
-    /// The server: stopped when this is dropped.
-    pub alive: Box<dyn Any + Send>,
+    /// How long a stage or unstage that is UNAVAILABLE is repeated, as kubelet does for as long as it takes: a kernel's
+    /// client of NFS sends a request that was not answered again after a minute only.
+    pub patience: Duration,
 }
 
 /// A volume staged and published, and where.
@@ -80,9 +86,11 @@ impl Subject {
             grown: size * 2,
             grows_staged: Ok(()),
             slip: ("mkfsOption", "mkfsOptions"),
+            mutable: ("mode", "0770"),
             guards_use: true,
             sized: true,
             attached: false,
+            patience: Duration::ZERO,
             alive: Box::new(alive),
         }
     }
@@ -180,7 +188,9 @@ impl Subject {
         std::fs::create_dir_all(&staging)?;
         let mut node = self.clients.node.clone();
         let request = self.stage_request(id, &staging, self.capability.clone()).await?;
-        node.node_stage_volume(request).await.context("staging")?;
+        repeated(self.patience, async || node.node_stage_volume(request.clone()).await)
+            .await
+            .context("staging")?;
         let request = ask::publish(id, &staging, &target, self.capability.clone());
         node.node_publish_volume(request).await.context("publishing")?;
         Ok(Used { id: id.into(), staging, target })
@@ -190,7 +200,7 @@ impl Subject {
     pub async fn unmount(&self, used: &Used) -> Result<()> {
         let mut node = self.clients.node.clone();
         node.node_unpublish_volume(ask::unpublish(&used.id, &used.target)).await.context("unpublishing")?;
-        node.node_unstage_volume(ask::unstage(&used.id, &used.staging)).await.context("unstaging")?;
+        self.unstage(used).await.context("unstaging")?;
         if self.attached {
             let request = ask::detach(&used.id, &self.node().await?);
             self.clients
@@ -201,6 +211,13 @@ impl Subject {
                 .context("detaching")?;
         }
         Ok(())
+    }
+
+    /// NodeUnstageVolume.
+    pub async fn unstage(&self, used: &Used) -> Result<(), Status> {
+        let mut node = self.clients.node.clone();
+        let request = ask::unstage(&used.id, &used.staging);
+        repeated(self.patience, async || node.node_unstage_volume(request.clone()).await).await.map(drop)
     }
 
     /// The node's id.
@@ -275,12 +292,13 @@ pub fn refused<T: Debug>(answer: Result<Response<T>, Status>, code: Code, words:
 macro_rules! contract_suite {
     ($setup:ident) => {
         $crate::contract_suite!(@cases $setup;
-            validation::{identity_says_what_it_is, create_refuses_wrong_fields, ids_are_required_everywhere,
-                unknown_parameters_name_the_nearest, paths_and_capabilities_are_checked_on_the_node},
+            validation::{identity_says_what_it_is, capabilities_agree_with_the_services, create_refuses_wrong_fields, ids_are_required_everywhere,
+                unknown_parameters_name_the_nearest, paths_and_capabilities_are_checked_on_the_node,
+                form_comes_before_state},
             volumes::{create_and_delete_are_idempotent, the_same_name_with_other_wishes_is_taken,
                 names_of_any_length_work, sizes_are_kept, a_missing_volume_is_not_found, repeated_calls_join,
                 many_volumes_at_once, capabilities_are_validated, expansion_grows_and_never_shrinks,
-                what_cannot_be_modified_is_refused},
+                what_cannot_be_modified_is_refused, mutable_parameters_are_set_at_creation_and_later},
             lists::{paging_shows_each_volume_once, bad_tokens_are_aborted, capacity_is_real},
             publish::{attach_is_idempotent, attach_conflicts_are_refused, a_published_volume_is_not_deleted}
         );
@@ -288,10 +306,11 @@ macro_rules! contract_suite {
     };
     (data $setup:ident) => {
         $crate::contract_suite!(@cases $setup;
-            snapshots::{snapshots_are_idempotent, a_restore_has_the_data_of_the_snapshot, a_clone_has_the_data,
+            snapshots::{snapshots_are_idempotent, snapshot_names_of_any_length_work, a_restore_has_the_data_of_the_snapshot, a_clone_has_the_data,
                 sources_are_checked, snapshots_can_be_listed_and_filtered, snapshots_outlive_their_volume,
                 groups_are_all_or_nothing},
             node::{a_volume_lives_its_whole_life, data_survives_unstage, statistics_are_given,
+                a_path_of_no_volume_or_another_is_not_found,
                 read_only_is_read_only, two_pods_share_a_volume, one_pod_only_means_one, a_staged_volume_grows,
                 an_unstaged_volume_grows},
             node_targets::{bad_targets_are_refused, a_busy_volume_is_not_unmounted, a_foreign_mount_is_left_alone,

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use csi_proto::v1 as pb;
 use pb::volume_capability::access_mode::Mode;
-use tonic::Code::{AlreadyExists, FailedPrecondition};
+use tonic::Code::{AlreadyExists, FailedPrecondition, NotFound};
 
 use super::{Subject, Used, refused};
 use crate::requests as ask;
@@ -71,6 +71,34 @@ pub async fn statistics_are_given(s: &Subject) -> Result<()> {
     )?;
     s.unmount(&used).await?;
     s.delete(&[&id]).await
+}
+
+/// NodeGetVolumeStats and NodeExpandVolume find a volume where it is, and nowhere else.
+pub async fn a_path_of_no_volume_or_another_is_not_found(s: &Subject) -> Result<()> {
+    let id = s.create("contract-elsewhere").await?.volume_id;
+    let other = s.create("contract-elsewhere-other").await?.volume_id;
+    let (used, theirs) = (s.mount(&id, "elsewhere").await?, s.mount(&other, "theirs").await?);
+    let nothing = s.path("elsewhere/nothing")?;
+    fs::create_dir_all(&nothing)?;
+    let link = s.path("elsewhere/link")?;
+    std::os::unix::fs::symlink(&used.target, &link)?;
+    let mut paths =
+        vec!["some/path".into(), "/".into(), "/proc".into(), nothing, link, used.target.join("..")];
+    // Which directory of a share is mounted somewhere is not known without asking the server.
+    let info = s.clients.identity.clone().get_plugin_info(pb::GetPluginInfoRequest {}).await?.into_inner();
+    if info.manifest.get("backend").is_none_or(|backend| backend != "nfs") {
+        paths.push(theirs.target.clone());
+    }
+    for path in &paths {
+        let answer = s.clients.node.clone().node_get_volume_stats(ask::stats(&id, path)).await;
+        refused(answer, NotFound, &[&id]).with_context(|| format!("statistics of {}", path.display()))?;
+        let answer = s.clients.node.clone().node_expand_volume(ask::node_expand(&id, path, s.size)).await;
+        refused(answer, NotFound, &[&id]).with_context(|| format!("growing {}", path.display()))?;
+    }
+    stats(s, &used).await?;
+    s.unmount(&used).await?;
+    s.unmount(&theirs).await?;
+    s.delete(&[&id, &other]).await
 }
 
 /// A read-only publication cannot be written, and cannot be asked for writable at the same target.

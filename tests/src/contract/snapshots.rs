@@ -28,10 +28,29 @@ pub async fn snapshots_are_idempotent(s: &Subject) -> Result<()> {
     ensure!(
         s.clients.controller.clone().get_snapshot(get).await?.into_inner().snapshot == Some(first.clone())
     );
+    for id in ["no-such-snapshot", "a:b:c"] {
+        let get = pb::GetSnapshotRequest { snapshot_id: id.into(), ..Default::default() };
+        refused(s.clients.controller.clone().get_snapshot(get).await, NotFound, &[id])?;
+    }
     s.delete_snapshot(&first.snapshot_id).await?;
     s.delete_snapshot(&first.snapshot_id).await?;
     s.delete_snapshot("no-such-snapshot").await?;
     s.delete(&[&a.volume_id, &b.volume_id]).await
+}
+
+/// 128 bytes, and names that differ only at the end.
+pub async fn snapshot_names_of_any_length_work(s: &Subject) -> Result<()> {
+    let volume = s.create("contract-long-snap").await?.volume_id;
+    let long = "n".repeat(127);
+    let mut ids = std::collections::BTreeSet::new();
+    for end in ["a", "b"] {
+        let id = s.snapshot(&volume, &format!("{long}{end}")).await?.snapshot_id;
+        ensure!(id.len() <= 128 && ids.insert(id.clone()), "{id} of {} bytes", id.len());
+    }
+    for id in &ids {
+        s.delete_snapshot(id).await?;
+    }
+    s.delete(&[&volume]).await
 }
 
 /// A snapshot of a mounted volume holds the data of its moment; the restore can be larger.
@@ -170,6 +189,7 @@ pub async fn groups_are_all_or_nothing(s: &Subject) -> Result<()> {
         source_volume_ids: ids.iter().map(ToString::to_string).collect(),
         ..Default::default()
     };
+    group_calls_want_their_fields(s).await?;
     refused(group.create_volume_group_snapshot(wish(&[])).await, InvalidArgument, &["source_volume_ids"])?;
     refused(group.create_volume_group_snapshot(wish(&[&a, &a])).await, InvalidArgument, &["twice"])?;
     refused(group.create_volume_group_snapshot(wish(&[&a, "no-such"])).await, NotFound, &["no-such"])?;
@@ -204,6 +224,33 @@ pub async fn groups_are_all_or_nothing(s: &Subject) -> Result<()> {
 
     group_is_found_and_deleted(s, made).await?;
     s.delete(&[&a, &b]).await
+}
+
+/// Without a name or a handle, and with one that is nobody's.
+async fn group_calls_want_their_fields(s: &Subject) -> Result<()> {
+    let mut group = s.clients.group.clone();
+    let create = pb::CreateVolumeGroupSnapshotRequest {
+        source_volume_ids: vec!["no-such-volume".into()],
+        ..Default::default()
+    };
+    refused(group.create_volume_group_snapshot(create).await, InvalidArgument, &["name"])?;
+    let words = &["group_snapshot_id", "required"];
+    refused(
+        group.get_volume_group_snapshot(pb::GetVolumeGroupSnapshotRequest::default()).await,
+        InvalidArgument,
+        words,
+    )?;
+    refused(
+        group.delete_volume_group_snapshot(pb::DeleteVolumeGroupSnapshotRequest::default()).await,
+        InvalidArgument,
+        words,
+    )?;
+    let id = || "no-such-group".to_owned();
+    let get = pb::GetVolumeGroupSnapshotRequest { group_snapshot_id: id(), ..Default::default() };
+    refused(group.get_volume_group_snapshot(get).await, NotFound, &[&id()])?;
+    let delete = pb::DeleteVolumeGroupSnapshotRequest { group_snapshot_id: id(), ..Default::default() };
+    group.delete_volume_group_snapshot(delete).await?;
+    Ok(())
 }
 
 /// GetVolumeGroupSnapshot and DeleteVolumeGroupSnapshot of a group.

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use csi_proto::v1 as pb;
 use pb::volume_capability::access_mode::Mode;
-use tonic::Code::{FailedPrecondition, InvalidArgument, OutOfRange};
+use tonic::Code::{FailedPrecondition, InvalidArgument, OutOfRange, Unimplemented};
 
 use super::{Subject, refused};
 use crate::requests as ask;
@@ -20,6 +20,55 @@ pub async fn identity_says_what_it_is(s: &Subject) -> Result<()> {
     ensure!(probe.ready == Some(true));
     let node = s.clients.node.clone().node_get_info(pb::NodeGetInfoRequest {}).await?.into_inner();
     ensure!(!node.node_id.is_empty() && node.max_volumes_per_node >= 0, "{node:?}");
+    Ok(())
+}
+
+/// What a service announces is answered, and what it does not announce is UNIMPLEMENTED.
+pub async fn capabilities_agree_with_the_services(s: &Subject) -> Result<()> {
+    use pb::controller_service_capability::rpc::Type as Can;
+    let (mut c, mut node) = (s.clients.controller.clone(), s.clients.node.clone());
+    let list = c.list_volumes(pb::ListVolumesRequest::default()).await.err().map(|e| e.code());
+    let capacity = c.get_capacity(pb::GetCapacityRequest::default()).await.err().map(|e| e.code());
+    let snapshots = c.list_snapshots(pb::ListSnapshotsRequest::default()).await.err().map(|e| e.code());
+    let detach =
+        c.controller_unpublish_volume(ask::detach("no-such-volume", "")).await.err().map(|e| e.code());
+    let modify = pb::ControllerModifyVolumeRequest { volume_id: "no-such".into(), ..Default::default() };
+    let modify = c.controller_modify_volume(modify).await.err().map(|e| e.code());
+    for (can, answer) in [
+        (Can::ListVolumes, list),
+        (Can::GetCapacity, capacity),
+        (Can::ListSnapshots, snapshots),
+        (Can::PublishUnpublishVolume, detach),
+        (Can::ModifyVolume, modify),
+    ] {
+        let announced = s.can(can).await?;
+        ensure!(announced != (answer == Some(Unimplemented)), "{can:?}: announced: {announced}; {answer:?}");
+    }
+    let rpcs = node.node_get_capabilities(pb::NodeGetCapabilitiesRequest {}).await?.into_inner().capabilities;
+    let known = rpcs.iter().all(|it| {
+        use pb::node_service_capability::{Type, rpc::Type as Rpc};
+        matches!(&it.r#type, Some(Type::Rpc(rpc)) if rpc.r#type() != Rpc::Unknown)
+    });
+    ensure!(!rpcs.is_empty() && known, "{rpcs:?}");
+    let group = s
+        .clients
+        .group
+        .clone()
+        .group_controller_get_capabilities(pb::GroupControllerGetCapabilitiesRequest {})
+        .await;
+    let plugin = s
+        .clients
+        .identity
+        .clone()
+        .get_plugin_capabilities(pb::GetPluginCapabilitiesRequest {})
+        .await?
+        .into_inner();
+    let announced = plugin.capabilities.iter().any(|it| {
+        use pb::plugin_capability::{Type, service::Type as Service};
+        matches!(&it.r#type, Some(Type::Service(it)) if it.r#type() == Service::GroupControllerService)
+    });
+    let has = group.as_ref().is_ok_and(|answer| !answer.get_ref().capabilities.is_empty());
+    ensure!(announced == has, "the group service: announced: {announced}; {group:?}");
     Ok(())
 }
 
@@ -60,6 +109,16 @@ pub async fn create_refuses_wrong_fields(s: &Subject) -> Result<()> {
 pub async fn ids_are_required_everywhere(s: &Subject) -> Result<()> {
     let (mut controller, mut node) = (s.clients.controller.clone(), s.clients.node.clone());
     let words = &["volume_id", "required"];
+    if s.can(pb::controller_service_capability::rpc::Type::PublishUnpublishVolume).await? {
+        let attach = ask::attach("", "node", s.capability.clone());
+        refused(controller.controller_publish_volume(attach).await, InvalidArgument, words)?;
+        let mut attach = ask::attach("no-such-volume", "node", s.capability.clone());
+        attach.volume_capability = None;
+        let answer = controller.controller_publish_volume(attach).await;
+        refused(answer, InvalidArgument, &["volume_capability"])?;
+        let detach = ask::detach("", "node");
+        refused(controller.controller_unpublish_volume(detach).await, InvalidArgument, words)?;
+    }
     refused(controller.delete_volume(ask::delete("")).await, InvalidArgument, words)?;
     refused(controller.controller_expand_volume(ask::expand("", 1)).await, InvalidArgument, words)?;
     refused(
@@ -140,6 +199,10 @@ pub async fn paths_and_capabilities_are_checked_on_the_node(s: &Subject) -> Resu
         &["staging_target_path"],
     )?;
     refused(node.node_unpublish_volume(ask::unpublish(id, empty)).await, InvalidArgument, &["target_path"])?;
+    let stats = node.node_get_volume_stats(ask::stats(id, empty)).await;
+    refused(stats, InvalidArgument, &["volume_path"])?;
+    let grow = node.node_expand_volume(ask::node_expand(id, empty, s.size)).await;
+    refused(grow, InvalidArgument, &["volume_path"])?;
     let publish = |staging, target| ask::publish(id, staging, target, s.capability.clone());
     refused(node.node_publish_volume(publish(&staging, empty)).await, InvalidArgument, &["target_path"])?;
     refused(
@@ -148,4 +211,55 @@ pub async fn paths_and_capabilities_are_checked_on_the_node(s: &Subject) -> Resu
         &["staging_target_path"],
     )?;
     s.delete(&[id]).await
+}
+
+/// A field without a right form is told first, whatever the state of the volume, the snapshot or the paths is.
+pub async fn form_comes_before_state(s: &Subject) -> Result<()> {
+    let (mut controller, mut node) = (s.clients.controller.clone(), s.clients.node.clone());
+    let large = || std::collections::BTreeMap::from([("k".to_owned(), "v".repeat(4096))]);
+    let negative = Some(pb::CapacityRange { required_bytes: -1, limit_bytes: 0 });
+
+    // The range's ends are in the wrong order, which is OUT_OF_RANGE, and a parameter is wrong.
+    let mut create = s.create_request("contract-form");
+    create.capacity_range = Some(pb::CapacityRange { required_bytes: 2, limit_bytes: 1 });
+    create.parameters.insert(s.slip.0.into(), "-q".into());
+    refused(controller.create_volume(create).await, InvalidArgument, &[s.slip.0])?;
+    let mut grow = ask::expand("no-such-volume", 1);
+    grow.capacity_range.clone_from(&negative);
+    refused(controller.controller_expand_volume(grow).await, InvalidArgument, &["required_bytes"])?;
+    let validate = pb::ValidateVolumeCapabilitiesRequest {
+        volume_id: "no-such-volume".into(),
+        volume_capabilities: vec![s.capability.clone()],
+        volume_context: large(),
+        ..Default::default()
+    };
+    refused(controller.validate_volume_capabilities(validate).await, InvalidArgument, &["volume_context"])?;
+    let list = pb::ListSnapshotsRequest {
+        starting_token: "bogus".into(),
+        snapshot_id: "x".repeat(129),
+        ..Default::default()
+    };
+    refused(controller.list_snapshots(list).await, InvalidArgument, &["snapshot_id"])?;
+
+    let (empty, target) = (std::path::Path::new(""), s.path("form/target")?);
+    let publish = |staging: &str| pb::NodePublishVolumeRequest {
+        volume_id: "no-such-volume".into(),
+        staging_target_path: staging.into(),
+        target_path: target.display().to_string(),
+        ..Default::default()
+    };
+    refused(node.node_publish_volume(publish("")).await, InvalidArgument, &["volume_capability"])?;
+    refused(node.node_publish_volume(publish("rel/path")).await, InvalidArgument, &["staging_target_path"])?;
+    let mut with_context = ask::publish("no-such-volume", empty, &target, s.capability.clone());
+    with_context.volume_context = large();
+    refused(node.node_publish_volume(with_context).await, InvalidArgument, &["volume_context"])?;
+    let mut stage = ask::stage("no-such-volume", &s.path("form/staging")?, s.capability.clone());
+    stage.publish_context = large();
+    refused(node.node_stage_volume(stage).await, InvalidArgument, &["publish_context"])?;
+    let mut grow = ask::node_expand("no-such-volume", &target, 1);
+    grow.capacity_range = negative;
+    refused(node.node_expand_volume(grow).await, InvalidArgument, &["required_bytes"])?;
+    let mut stats = ask::stats("no-such-volume", &target);
+    stats.staging_target_path = "rel/path".into();
+    refused(node.node_get_volume_stats(stats).await, InvalidArgument, &["staging_target_path"])
 }

@@ -229,3 +229,32 @@ pub async fn what_cannot_be_modified_is_refused(s: &Subject) -> Result<()> {
     }
     s.delete(&[&volume.volume_id]).await
 }
+
+/// ControllerModifyVolume and `mutable_parameters` of CreateVolume, where the backend has something to change.
+pub async fn mutable_parameters_are_set_at_creation_and_later(s: &Subject) -> Result<()> {
+    if !s.can(pb::controller_service_capability::rpc::Type::ModifyVolume).await? {
+        return Ok(());
+    }
+    let mut controller = s.clients.controller.clone();
+    let good = || [(s.mutable.0.to_owned(), s.mutable.1.to_owned())].into();
+    let wrong = || [("iopz".to_owned(), "100".to_owned())].into();
+    let modify = |id: &str, mutable_parameters| pb::ControllerModifyVolumeRequest {
+        volume_id: id.into(),
+        mutable_parameters,
+        ..Default::default()
+    };
+    let mut with = s.create_request("contract-mutable-with");
+    with.mutable_parameters = wrong();
+    refused(controller.create_volume(with.clone()).await, InvalidArgument, &["mutable_parameters", "iopz"])?;
+    with.mutable_parameters = good();
+    let with = s.make(with).await?.volume_id;
+    let without = s.create("contract-mutable-without").await?.volume_id;
+    for id in [&with, &without] {
+        for _ in 0..2 {
+            controller.controller_modify_volume(modify(id, good())).await?;
+        }
+        refused(controller.controller_modify_volume(modify(id, wrong())).await, InvalidArgument, &["iopz"])?;
+    }
+    refused(controller.controller_modify_volume(modify("no-such-volume", good())).await, NotFound, &[])?;
+    s.delete(&[&with, &without]).await
+}

@@ -19,7 +19,7 @@ async fn subject(case: &str, capability: pb::VolumeCapability) -> Result<Option<
     let config = cloud.config(&owner, &cloud.node()?, scratch.path(), "", "");
     let driver = InProcess::start(&config).await?;
     let subject = Subject::new(driver.clients().await?, scratch, capability, GIB, driver);
-    Ok(Some(Subject { attached: true, ..subject }))
+    Ok(Some(Subject { attached: true, mutable: ("type", "__DEFAULT__"), ..subject }))
 }
 
 mod xfs {

@@ -114,7 +114,8 @@ async fn retry_after_is_obeyed() -> Result<()> {
     let begun = Instant::now();
     w.make("v").await?;
     ensure!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
-    ensure!(w.volumes.count("POST", "/volumes") == 2);
+    // Notes about the volume are no creations.
+    ensure!(w.volumes.count("POST", "/volumes") - w.volumes.count("POST", "/metadata") == 2);
     w.end().await
 }
 
@@ -167,6 +168,28 @@ async fn a_quota_is_met_in_the_middle() -> Result<()> {
         );
     }
     cloud.set_quota(5000).await?;
+    w.end().await
+}
+
+/// Nova's own limit, `max_disk_devices_to_attach`: it answers with 403, which is no matter of rights.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn novas_own_limit_of_disks_is_exhausted() -> Result<()> {
+    let Some((_turn, cloud)) = OpenStack::harmed("nova-limit").await? else { return Ok(()) };
+    let w = World::on(cloud, "nova-limit", "").await?;
+    let server = cloud.server("few-disks").await?;
+    let (first, second) = (w.make("first").await?, w.make("second").await?);
+    cloud.configure("nova", "[compute]\nmax_disk_devices_to_attach = 2\n")?;
+    repeated(|| w.attach_to(&first, &server)).await?;
+    let error = repeated(|| w.attach_to(&second, &server)).await.err().context("a third disk")?;
+    cloud.configure("nova", "[compute]\nmax_disk_devices_to_attach = -1\n")?;
+    ensure!(
+        error.code() == Code::ResourceExhausted
+            && error.message().contains("maximum allowed number of disk devices (2)"),
+        "{error}"
+    );
+    let request = e2e::requests::detach(&first, &server);
+    w.clients.controller.clone().controller_unpublish_volume(request).await?;
+    w.bare().delete(Service::Compute, &format!("servers/{server}")).await?;
     w.end().await
 }
 

@@ -15,6 +15,7 @@ use e2e::random::Random;
 use e2e::requests::{self as ask, MIB};
 use e2e::scratch::Scratch;
 
+use crate::foreign;
 use crate::operations::{self, Answer, Operation, SIZE};
 
 /// The base volume's size in bytes.
@@ -29,6 +30,15 @@ pub enum Kind {
     Rbd(&'static Ceph),
     /// Directories of a server's share, by a version of the protocol.
     Nfs(&'static Nfs, &'static str),
+}
+
+/// How a driver's life ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// SIGKILL.
+    Killed,
+    /// SIGTERM, and another starts before it has ended.
+    Replaced,
 }
 
 /// What a round is about.
@@ -60,6 +70,7 @@ impl Subject {
 
 pub struct World {
     kind: Kind,
+    end: End,
     home: String,
     /// Where volumes are on this machine.
     volumes: PathBuf,
@@ -71,7 +82,7 @@ pub struct World {
 }
 
 impl World {
-    pub async fn new(kind: Kind) -> Result<Self> {
+    pub async fn new(kind: Kind, end: End) -> Result<Self> {
         let scratch = Scratch::new()?;
         let mut volumes = scratch.path().join("volumes");
         let (config, home) = match kind {
@@ -84,14 +95,19 @@ impl World {
             Kind::Local => (local_config(scratch.path(), ""), "default:".to_owned()),
             Kind::Rbd(ceph) => {
                 let config = ceph.config("crash", scratch.path(), "")?;
+                foreign::plant_image(ceph, &format!("rbd/{}", config.namespace))?;
                 (config.text, format!("ceph:rbd/{}/", config.namespace))
             }
         };
+        if !matches!(kind, Kind::Rbd(_)) {
+            foreign::plant(&volumes)?;
+        }
         let driver = Process::start(scratch.path(), &config)?;
         // Two MiB that no run of zeros or pattern could be taken for.
         let mut random = Random::new(7);
         let data = (0..2 * MIB / 8).flat_map(|_| random.next().to_le_bytes()).collect();
-        let mut world = Self { kind, home, volumes, driver, scratch, config, data, typical: BTreeMap::new() };
+        let mut world =
+            Self { kind, end, home, volumes, driver, scratch, config, data, typical: BTreeMap::new() };
         let mut clients = world.clients().await?;
         let subject = world.base();
         let base = ask::create("base", BASE_SIZE, ask::mount(subject.fs));
@@ -106,6 +122,10 @@ impl World {
             clients.controller.create_snapshot(ask::snapshot(&world.base().id, "kept")).await?.into_inner();
         ensure!(kept.snapshot.unwrap_or_default().snapshot_id == world.base().kept());
         Ok(world)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.driver.pid()
     }
 
     pub async fn clients(&mut self) -> Result<Clients> {
@@ -157,7 +177,14 @@ impl World {
         self.typical.insert(operation, next.max(Duration::from_micros(400)));
     }
 
-    pub fn kill_and_start(&mut self) -> Result<()> {
+    pub fn is_killed(&self) -> bool {
+        self.end == End::Killed
+    }
+
+    pub fn end_and_start(&mut self) -> Result<()> {
+        if self.end == End::Replaced {
+            return self.driver.hand_over(self.scratch.path(), &self.config);
+        }
         self.driver.kill()?;
         self.driver = Process::start(self.scratch.path(), &self.config)?;
         Ok(())
@@ -233,7 +260,8 @@ impl World {
             Operation::Stage => ensure!(mounted(&s.staging) == 1, "not staged once"),
             Operation::Publish => ensure!(mounted(&s.target) == 1, "not published once"),
             Operation::PublishReadOnly => {
-                ensure!(mounted(&s.target) == 1, "not published once");
+                // A second mount over it where mounts spread.
+                ensure!((1..=2).contains(&mounted(&s.target)), "not published once");
                 ensure!(
                     fs::write(s.target.join("x"), "x").is_err(),
                     "a read-only publication can be written to"
@@ -297,16 +325,18 @@ impl World {
         self.still_writable().await
     }
 
-    /// The mapped image is a mount, too; no snapshot that was taken for a clone is left.
+    /// The mapped image is a mount, too.
     fn check_images(&self, ceph: &Ceph) -> Result<()> {
         ensure!(self.scratch.mounts().len() == 3, "mounts: {:?}", self.scratch.mounts());
         let place = self.home.trim_start_matches("ceph:").trim_end_matches('/');
         let images = ceph.run("rbd", &["ls", place])?;
-        ensure!(images.trim() == "base", "images: {images}");
+        ensure!(images.lines().eq(["base", foreign::NAME]), "images: {images}");
         let snapshots = ceph.run("rbd", &["snap", "ls", "--format", "json", &format!("{place}/base")])?;
         let snapshots: serde_json::Value = serde_json::from_str(&snapshots)?;
-        let names: Vec<_> = snapshots.as_array().into_iter().flatten().map(|s| s["name"].as_str()).collect();
-        ensure!(names == [Some("kept")], "snapshots of base: {names:?}");
+        // A clone that was cut short leaves its snapshot to a sweep.
+        let names = snapshots.as_array().into_iter().flatten().filter_map(|s| s["name"].as_str());
+        let names: Vec<_> = names.filter(|name| !name.starts_with("volumectl.clone.")).collect();
+        ensure!(names == ["kept"], "snapshots of base: {names:?}");
         Ok(())
     }
 
@@ -315,7 +345,8 @@ impl World {
         ensure!(self.scratch.mounts().len() == 3, "mounts: {:?}", self.scratch.mounts());
         let mut names: Vec<_> = fs::read_dir(&self.volumes)?.flatten().map(|e| e.file_name()).collect();
         names.sort();
-        ensure!(names == [".volumectl", "base"], "{names:?}");
+        ensure!(names == [".volumectl", "base", foreign::NAME], "{names:?}");
+        foreign::check(&self.volumes)?;
         let intents = Scratch::tree(&self.volumes.join(".volumectl/intents"));
         ensure!(intents.is_empty(), "intents: {intents:?}");
         Ok(())
@@ -330,7 +361,8 @@ impl World {
         }
         let mut names: Vec<_> = fs::read_dir(&root)?.flatten().map(|e| e.file_name()).collect();
         names.sort();
-        ensure!(names == [".volumectl", "base"], "{names:?}");
+        ensure!(names == [".volumectl", "base", foreign::NAME], "{names:?}");
+        foreign::check(&root)?;
         let frozen = Scratch::tree(&self.scratch.path().join("state/frozen"));
         ensure!(frozen.is_empty(), "markers of frozen file systems: {frozen:?}");
         Ok(())
@@ -377,7 +409,8 @@ impl World {
         if let Kind::Nfs(..) = self.kind {
             self.wait_for_sweep().await?;
         }
-        let files: Vec<_> = Scratch::tree(&root).into_iter().filter(|p| root.join(p).is_file()).collect();
+        let ours = |p: &PathBuf| root.join(p).is_file() && !p.starts_with(foreign::NAME);
+        let files: Vec<_> = Scratch::tree(&root).into_iter().filter(ours).collect();
         ensure!(files.is_empty(), "files left: {files:?}");
         ensure!(self.driver.terminate()? == Some(0), "SIGTERM: {}", self.driver.log_tail());
         Ok(())
@@ -407,7 +440,7 @@ impl World {
                 ceph.restart_osds(3)?;
             }
             left = ceph.run("rbd", &["ls", place])? + &ceph.run("rbd", &["trash", "ls", place])?;
-            if left.trim().is_empty() {
+            if left.trim() == foreign::NAME {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use e2e::clients::repeated;
 use e2e::contract::refused;
 use e2e::control::Disk;
 use e2e::drivers::InProcess;
@@ -17,6 +18,8 @@ use tonic::{Code, Status};
 use super::{sys, until};
 
 const MIB_U: u64 = 1 << 20;
+/// How long a stage is repeated until its disk has appeared.
+const APPEARS: Duration = Duration::from_secs(150);
 
 /// A node's driver; the controller's word on each disk comes from the test.
 struct Node {
@@ -46,6 +49,11 @@ impl Node {
         request.publish_context.insert("bytes".into(), bytes.to_string());
         self.clients.node.clone().node_stage_volume(request).await?;
         Ok(staging)
+    }
+
+    /// The same, repeated: the emulator may take a minute to show a disk.
+    async fn staged(&self, id: &str, bytes: u64, fs: &str) -> Result<PathBuf, Status> {
+        repeated(APPEARS, async || self.stage(id, bytes, fs).await).await
     }
 
     async fn unstage(&self, id: &str) -> Result<()> {
@@ -89,7 +97,7 @@ async fn lives_its_whole_life(bus: &str, fs: &str) -> Result<()> {
             Disk::plug(&id, &id, &bus, size)
         })
     };
-    let staging = node.stage(&id, size, fs).await?;
+    let staging = node.staged(&id, size, fs).await?;
     let disk = later.await??;
     std::fs::write(staging.join("data"), "kept")?;
     disk.grow(2 * size)?;
@@ -130,7 +138,7 @@ async fn names_that_are_used_again_do_not_matter() -> Result<()> {
             disks.push(Disk::with_file(&ids[index], "virtio", &files[index])?);
         }
         for id in &ids {
-            let staging = node.stage(id, size, "ext4").await?;
+            let staging = node.staged(id, size, "ext4").await?;
             names.push(disk_of(&staging)?);
             let data = staging.join("data");
             if order[0] == 0 {
@@ -191,7 +199,7 @@ async fn twenty_disks_at_once() -> Result<()> {
             ids.iter().enumerate().map(plug).collect::<Result<Vec<_>>>()
         })
     };
-    let staged = join_all(ids.iter().map(|id| node.stage(id, size, "ext4")).collect()).await;
+    let staged = join_all(ids.iter().map(|id| node.staged(id, size, "ext4")).collect()).await;
     let disks = plugging.await??;
     for (id, staging) in ids.iter().zip(staged) {
         let device = disk_of(&staging.with_context(|| format!("staging {id}"))?)?;

@@ -1,17 +1,9 @@
 //! Volumes on file systems that share blocks.
 
-use std::process::Command;
-
 use anyhow::{Result, ensure};
 use e2e::drivers::local_config;
 use e2e::requests::{self as ask, MIB};
 use e2e::scratch::Scratch;
-
-fn run(program: &str, args: &[&str]) -> Result<()> {
-    let output = Command::new(program).args(args).output()?;
-    ensure!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
 
 /// Bytes that are free below a directory.
 fn free(scratch: &Scratch) -> Result<u64> {
@@ -23,12 +15,7 @@ fn free(scratch: &Scratch) -> Result<u64> {
 /// A clone and a restored snapshot take next to no room, and what is written to one is not in the other.
 async fn copies_share_blocks(fs: &str) -> Result<()> {
     let scratch = Scratch::new()?;
-    let (file, root) = (scratch.path().join("disk"), scratch.path().join("volumes"));
-    std::fs::create_dir(&root)?;
-    std::fs::File::create(&file)?.set_len(1 << 30)?;
-    let (file, path) = (file.display().to_string(), root.display().to_string());
-    run(&format!("mkfs.{fs}"), &["-q", &file])?;
-    run("mount", &["-o", "loop", &file, &path])?;
+    scratch.own_root(fs, 1 << 30)?;
     let config = local_config(scratch.path(), "");
     let mut s = super::subject(scratch, &config, ask::mount("ext4")).await?;
     s.parameters.insert("type".into(), "file".into());

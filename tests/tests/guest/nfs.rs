@@ -1,8 +1,9 @@
 //! Real mounts: on the kernel's own server, on a server that dies while pods write, and on two nodes at once.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use super::{subject, timed};
 /// How long a call of a node may take, whatever the server does: a helper's twenty seconds, twice, and some for the
 /// emulator.
 const DEADLINE: Duration = Duration::from_secs(50);
+/// How long killed processes of a load are waited for.
+const DYING: Duration = Duration::from_secs(5);
 const DATA: &[u8] = b"what was written before";
 
 /// Pods that write without end; they are killed when this is dropped.
@@ -40,6 +43,11 @@ impl Drop for Load {
             let group = rustix::process::Pid::from_child(child);
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
             let _ = child.wait();
+            // What it had started may take longer to leave the kernel.
+            let begun = std::time::Instant::now();
+            while rustix::process::test_kill_process_group(group).is_ok() && begun.elapsed() < DYING {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 }
@@ -47,9 +55,20 @@ impl Drop for Load {
 async fn on(server: &Nfs, test: &str, version: &str) -> Result<Subject> {
     let scratch = Scratch::new()?;
     let (share, _) = server.share(test)?;
-    let config = server.config(scratch.path(), &share, &format!(", nfsVersion: \"{version}\""))?;
+    let config = server.config(scratch.path(), &share, &Nfs::version(version))?;
     let subject = subject(scratch, &config, ask::mount("")).await?;
-    Ok(Subject { sized: false, guards_use: false, ..subject })
+    Ok(Subject { sized: false, guards_use: false, patience: Nfs::patience(), ..subject })
+}
+
+/// The kernel speaks the version that the test is about.
+fn is_mounted_by(target: &Path, version: &str) -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let wanted = format!("vers={version}");
+    let shown =
+        mounts.lines().find(|line| line.split(' ').nth(1) == target.to_str()).context("not mounted")?;
+    let options = shown.split(' ').nth(3).unwrap_or_default();
+    ensure!(options.split(',').any(|option| option == wanted), "not by version {version}: {shown}");
+    Ok(())
 }
 
 /// While the server is gone every call ends in time; the pods' paths are free again without it; and when it is back all
@@ -62,6 +81,7 @@ async fn dies_under_load(version: &str, down: &str, up: &str) -> Result<()> {
     let s = on(&server, "dies", version).await?;
     let (id, other) = (s.create("dies").await?.volume_id, s.create("dies-other").await?.volume_id);
     let used = s.mount(&id, "dies").await?;
+    is_mounted_by(&used.target, version)?;
     s.write(&used, DATA)?;
     let load = Load::start(&used.target)?;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -82,19 +102,156 @@ async fn dies_under_load(version: &str, down: &str, up: &str) -> Result<()> {
     let condition = stats.0?.into_inner().volume_condition.context("no condition")?;
     ensure!(condition.abnormal && condition.message.contains("has not answered"), "{condition:?}");
     drop(load);
-    s.clients.node.clone().node_unpublish_volume(ask::unpublish(&id, &second)).await?;
-    let (done, took) = timed(s.unmount(&used)).await;
-    done.with_context(|| format!("after {took:?}"))?;
-    ensure!(took < 2 * DEADLINE, "unpublish and unstage took {took:?}");
+    for target in [&second, &used.target] {
+        let (done, took) =
+            timed(s.clients.node.clone().node_unpublish_volume(ask::unpublish(&id, target))).await;
+        done.with_context(|| format!("after {took:?}"))?;
+        ensure!(took < DEADLINE, "unpublish took {took:?}");
+    }
     ensure!(!used.target.exists() && !second.exists(), "the pods' paths are free");
     std::fs::create_dir(&used.target)?;
     std::fs::remove_dir(&used.target)?;
-    ensure!(s.scratch.mounts().is_empty(), "{:?}", s.scratch.mounts());
+    // The share's last volume waits for the server, which may have to get what was written.
+    let (waits, took) =
+        timed(s.clients.node.clone().node_unstage_volume(ask::unstage(&id, &used.staging))).await;
+    let waits = waits.err().context("unstaged without a server")?;
+    ensure!(waits.code() == tonic::Code::Unavailable && waits.message().contains("give-up"), "{waits}");
+    ensure!(took < 2 * DEADLINE, "unstage took {took:?}");
     server.tell(up)?;
+    s.unstage(&used).await?;
+    ensure!(s.scratch.mounts().is_empty(), "{:?}", s.scratch.mounts());
     let used = s.mount(&id, "dies").await?;
     ensure!(s.read(&used, DATA.len())? == DATA);
     s.unmount(&used).await?;
     s.delete(&[&id, &other]).await
+}
+
+/// A pod that has a file open, writes to it when it is told to, and is killed with all of it in the node's memory.
+struct Writer(Child);
+
+impl Writer {
+    fn start(file: &Path, content: &Path) -> Result<Self> {
+        let lines = "exec 3>\"$0\"; echo ready; read -r _; cat \"$1\" >&3; echo written; sleep 600 >&- 3>&3";
+        let mut child = Command::new("bash");
+        child.args(["-c", lines]).arg(file).arg(content).process_group(0);
+        let mut writer = Self(child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+        writer.hear("ready")?;
+        Ok(writer)
+    }
+
+    fn hear(&mut self, word: &str) -> Result<()> {
+        let mut heard = vec![0; word.len() + 1];
+        self.0.stdout.as_mut().context("stdout")?.read_exact(&mut heard)?;
+        ensure!(heard == format!("{word}\n").as_bytes());
+        Ok(())
+    }
+
+    /// Writes, which the kernel keeps for some seconds.
+    fn write(&mut self) -> Result<()> {
+        self.0.stdin.as_mut().context("stdin")?.write_all(b"go\n")?;
+        self.hear("written")
+    }
+
+    fn die(mut self) -> Result<()> {
+        let group = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL)?;
+        // One that waits for the server in its last close(2) goes later.
+        std::thread::spawn(move || self.0.wait());
+        Ok(())
+    }
+}
+
+/// What a pod has written is not lost because its server stands still when the pod goes: the last unmount of the share
+/// waits for it. Where another volume of the share is used, its pod sees nothing but the wait.
+async fn is_not_lost(server: &Nfs, version: &str, pause: u64, beside: bool) -> Result<()> {
+    let s = on(server, "lost", version).await?;
+    let source = s.scratch.path().join("content");
+    let content: Vec<u8> = (0..9_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(&source, &content)?;
+    let (id, other) = (s.create("lost").await?.volume_id, s.create("lost-other").await?.volume_id);
+    let used = s.mount(&id, "lost").await?;
+    let other_used = if beside { Some(s.mount(&other, "beside").await?) } else { None };
+    let late =
+        other_used.as_ref().map(|other| std::fs::File::create(other.target.join("late"))).transpose()?;
+    let mut pod = Writer::start(&used.target.join("data"), &source)?;
+    pod.write()?;
+    server.tell("signal STOP")?;
+    pod.die()?;
+    let other_pod = std::thread::spawn(move || {
+        late.map_or(Ok(()), |mut late| late.write_all(b"late").and_then(|()| late.sync_all()))
+    });
+    let (mut node, volume) = (s.clients.node.clone(), id.clone());
+    let (target, staging) = (used.target.clone(), used.staging.clone());
+    let down = tokio::spawn(async move {
+        node.node_unpublish_volume(ask::unpublish(&volume, &target)).await?;
+        node.node_unstage_volume(ask::unstage(&volume, &staging)).await
+    });
+    tokio::time::sleep(Duration::from_secs(pause)).await;
+    server.tell("signal CONT")?;
+    if let Err(waits) = down.await? {
+        ensure!(waits.code() == tonic::Code::Unavailable, "{waits}");
+        s.unstage(&used).await?;
+    }
+    other_pod.join().ok().context("the other pod")?.context("the fsync of the other pod")?;
+    if let Some(other) = other_used {
+        s.unmount(&other).await?;
+    }
+    ensure!(s.scratch.mounts().is_empty(), "{:?}", s.scratch.mounts());
+    let used = s.mount(&id, "again").await?;
+    let file = std::fs::read(used.target.join("data"))?;
+    ensure!(file == content, "{version}, {pause} s: {} of {} bytes are there", file.len(), content.len());
+    s.unmount(&used).await?;
+    s.delete(&[&id, &other]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_was_written_is_lost_by_unmounting() -> Result<()> {
+    if !Nfs::possible("nothing_lost") {
+        return Ok(());
+    }
+    let server = Nfs::start("3,4", &[])?;
+    for (version, pause, beside) in
+        [("4.2", 8, false), ("3", 20, false), ("4.2", 8, true), ("3", 8, true), ("4.1", 20, false)]
+    {
+        is_not_lost(&server, version, pause, beside).await?;
+    }
+    Ok(())
+}
+
+/// An administrator's word gives up what a server that never comes back has not taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_gives_up_what_a_dead_server_has_not_taken() -> Result<()> {
+    if !Nfs::possible("give_up") {
+        return Ok(());
+    }
+    let server = Nfs::start("3,4", &[])?;
+    let mut s = on(&server, "giveup", "4.2").await?;
+    for policy in ["wait", "force"] {
+        s.parameters.insert("unmountPolicy".into(), policy.into());
+        let id = s.create(&format!("giveup-{policy}")).await?.volume_id;
+        let used = s.mount(&id, "giveup").await?;
+        let load = Load::start(&used.target)?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        server.tell("signal STOP")?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        drop(load);
+        let mut node = s.clients.node.clone();
+        node.node_unpublish_volume(ask::unpublish(&id, &used.target)).await?;
+        let unstaged = node.node_unstage_volume(ask::unstage(&id, &used.staging)).await;
+        if policy == "wait" {
+            let waits = unstaged.err().context("nobody has given up the data")?;
+            ensure!(waits.code() == tonic::Code::Unavailable, "{waits}");
+            let word = waits.message().split_whitespace().find(|word| word.ends_with(".give-up"));
+            std::fs::write(word.with_context(|| waits.to_string())?, "")?;
+            node.node_unstage_volume(ask::unstage(&id, &used.staging)).await?;
+        } else {
+            unstaged?;
+        }
+        ensure!(s.scratch.mounts().is_empty(), "{:?}", s.scratch.mounts());
+        server.tell("signal CONT")?;
+        s.delete(&[&id]).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,9 +300,9 @@ async fn two_nodes_read_and_write_one_volume() -> Result<()> {
     let Some(server) = Nfs::shared("two_nodes")? else { return Ok(()) };
     let scratch = Scratch::new()?;
     let (share, _) = server.share("two-nodes")?;
-    let version = ", nfsVersion: \"4.2\"";
+    let version = &Nfs::version("4.2");
     let config = server.config(scratch.path(), &share, version)?;
-    let s = subject(scratch, &config, ask::mount("")).await?;
+    let s = Subject { patience: Nfs::patience(), ..subject(scratch, &config, ask::mount("")).await? };
     let second = Second::start(&server.config(Path::new(DIR), &share, version)?).await?;
     let id = s.create("two").await?.volume_id;
     let used = s.mount(&id, "two").await?;
@@ -198,7 +355,14 @@ mod kernel_server {
             helper.display()
         );
         let subject = subject(scratch, &config, ask::mount("")).await?;
-        Ok(Some(Subject { sized: false, guards_use: false, slip: ("onDelet", "onDelete"), ..subject }))
+        Ok(Some(Subject {
+            sized: false,
+            guards_use: false,
+            slip: ("onDelet", "onDelete"),
+            mutable: ("mountPermissions", "0770"),
+            patience: Nfs::patience(),
+            ..subject
+        }))
     }
 
     e2e::contract_suite!(setup);

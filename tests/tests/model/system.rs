@@ -250,7 +250,7 @@ impl System {
     }
 }
 
-fn service(config: &str, countdown: &Arc<AtomicI32>) -> Service {
+pub fn service(config: &str, countdown: &Arc<AtomicI32>) -> Service {
     let config = Config::parse(config).unwrap();
     let service = registry::drivers(&config, Mode::All, &Metrics::new()).unwrap().remove(0);
     let countdown = countdown.clone();

@@ -23,8 +23,10 @@ async fn subject(case: &str, server: &Nfs, more: &str) -> Result<Option<Subject>
     Ok(Some(Subject {
         parameters: BTreeMap::from([("shareName".to_owned(), "main".to_owned())]),
         slip: ("onDelet", "onDelete"),
+        mutable: ("mountPermissions", "0770"),
         guards_use: false,
         sized: false,
+        patience: Nfs::patience(),
         ..subject
     }))
 }
@@ -40,7 +42,7 @@ mod v3 {
     use super::*;
 
     async fn setup(case: &str) -> Result<Option<Subject>> {
-        on_shared(case, ", nfsVersion: \"3\"").await
+        on_shared(case, &Nfs::version("3")).await
     }
 
     e2e::contract_suite!(setup);
@@ -50,7 +52,7 @@ mod v41 {
     use super::*;
 
     async fn setup(case: &str) -> Result<Option<Subject>> {
-        on_shared(case, ", nfsVersion: \"4.1\"").await
+        on_shared(case, &Nfs::version("4.1")).await
     }
 
     e2e::contract_suite!(setup);
@@ -60,7 +62,7 @@ mod v42 {
     use super::*;
 
     async fn setup(case: &str) -> Result<Option<Subject>> {
-        on_shared(case, ", nfsVersion: \"4.2\"").await
+        on_shared(case, &Nfs::version("4.2")).await
     }
 
     e2e::contract_suite!(setup);

@@ -146,7 +146,8 @@ impl World {
 
     /// Waits until nothing is left of what was deleted or half made.
     pub async fn until_clean(&self) -> Result<()> {
-        let left = || ["tmp", "trash", "intents"].map(|dir| Scratch::tree(&self.own(dir))).concat();
+        let left =
+            || ["tmp", "trash", "intents", "changes"].map(|dir| Scratch::tree(&self.own(dir))).concat();
         self.until("nothing is left", || Ok(left().is_empty())).await.with_context(|| format!("{:?}", left()))
     }
 

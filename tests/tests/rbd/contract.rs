@@ -19,7 +19,7 @@ async fn subject(case: &str, capability: pb::VolumeCapability, size: i64) -> Res
     let driver = InProcess::start(&config).await?;
     let parameters = BTreeMap::from([("pool".to_owned(), "rbd".to_owned())]);
     let subject = Subject::new(driver.clients().await?, scratch, capability, size, driver);
-    Ok(Some(Subject { parameters, ..subject }))
+    Ok(Some(Subject { parameters, mutable: ("lockRecovery", "auto"), ..subject }))
 }
 
 mod xfs {

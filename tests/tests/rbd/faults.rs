@@ -1,10 +1,14 @@
 //! A cluster that is slow, full, cut off or does not let us in. The tests that disturb it have one of their own.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use csi_proto::v1 as pb;
 use e2e::ceph::Ceph;
+use e2e::clients::repeated;
 use e2e::contract::refused;
 use e2e::drivers::InProcess;
 use e2e::requests as ask;
@@ -16,7 +20,7 @@ use super::world::{SIZE, World};
 /// A driver that has no user of its own: every call brings secrets.
 async fn by_secrets(w: &World) -> Result<InProcess> {
     let dir = w.scratch.path().join("by-secrets");
-    std::fs::create_dir(&dir)?;
+    std::fs::create_dir_all(&dir)?;
     let text = w.ceph.config_in(&dir, "rbd", &w.namespace, &w.namespace, "");
     let conf = format!("cephConf: {}", w.ceph.conf().display());
     let text = text.replace(&conf, &format!("monitors: ['{}']", w.ceph.monitors()?));
@@ -54,6 +58,11 @@ async fn secrets_wrong_keys_and_missing_caps_are_told_apart() -> Result<()> {
     let nobody = c.create_volume(request("secret", "nobody", &good)).await;
     refused(nobody, Code::PermissionDenied, &["client.nobody"])?;
 
+    // What a Secret's `data` has when a key that is encoded already is encoded once more.
+    let twice = STANDARD.encode(&good);
+    let told = c.create_volume(request("secret", "csi-good", &twice)).await;
+    refused(told, Code::InvalidArgument, &["secrets[\"userKey\"]", "twice"])?;
+
     let made = c.create_volume(request("secret", "csi-good", &good)).await?.into_inner();
     let id = made.volume.context("no volume")?.volume_id;
     let mut delete = ask::delete(&id);
@@ -64,6 +73,69 @@ async fn secrets_wrong_keys_and_missing_caps_are_told_apart() -> Result<()> {
         ensure!(!told.contains(secret.as_str()), "a request's debug form shows no key");
     }
     Ok(())
+}
+
+/// Each call is the first one that its driver gets: nothing remembers an earlier call's user.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_driver_takes_the_secrets_of_every_call_that_has_them() -> Result<()> {
+    let Some(w) = World::new("fresh", "").await? else { return Ok(()) };
+    let admin = w.ceph.run("ceph", &["auth", "get-key", "client.admin"])?.trim().to_owned();
+    let secrets = request("", "admin", &admin).secrets;
+    let id = w.make("source").await?;
+    let snapshot = w.snapshot(&id, "of-source").await?;
+    let group = pb::CreateVolumeGroupSnapshotRequest {
+        name: "together".into(),
+        source_volume_ids: vec![id.clone()],
+        ..Default::default()
+    };
+    let made = w.clients.group.clone().create_volume_group_snapshot(group).await?.into_inner();
+    let group = made.group_snapshot.context("no group")?.group_snapshot_id;
+
+    let list = pb::ListSnapshotsRequest { secrets: secrets.clone(), ..Default::default() };
+    let one = pb::ListSnapshotsRequest { snapshot_id: snapshot.snapshot_id.clone(), ..list.clone() };
+    let get = pb::GetSnapshotRequest { snapshot_id: snapshot.snapshot_id.clone(), secrets: secrets.clone() };
+    let validate = pb::ValidateVolumeCapabilitiesRequest {
+        volume_id: id.clone(),
+        volume_capabilities: vec![ask::mount("ext4")],
+        secrets: secrets.clone(),
+        ..Default::default()
+    };
+    macro_rules! first_call {
+        ($service:ident, $method:ident, $request:expr) => {{
+            let driver = by_secrets(&w).await?;
+            let mut bare = $request;
+            bare.secrets.clear();
+            let without = driver.clients().await?.$service.$method(bare).await;
+            refused(without, Code::InvalidArgument, &["secrets"])?;
+            let answer = driver.clients().await?.$service.$method($request).await?.into_inner();
+            driver.stop().await?;
+            answer
+        }};
+    }
+    ensure!(
+        first_call!(controller, list_snapshots, list.clone()).entries.len() == 2,
+        "with the group's member"
+    );
+    ensure!(first_call!(controller, list_snapshots, one.clone()).entries.len() == 1);
+    ensure!(first_call!(controller, get_snapshot, get.clone()).snapshot == Some(snapshot.clone()));
+    ensure!(first_call!(controller, validate_volume_capabilities, validate.clone()).confirmed.is_some());
+    let get = pb::GetVolumeGroupSnapshotRequest {
+        group_snapshot_id: group.clone(),
+        secrets: secrets.clone(),
+        ..Default::default()
+    };
+    ensure!(first_call!(group, get_volume_group_snapshot, get.clone()).group_snapshot.is_some());
+
+    // volumectl asks for the members first, so it leaves nothing behind either.
+    let driver = by_secrets(&w).await?;
+    let ended = std::process::Command::new(e2e::drivers::binary("volumectl")?)
+        .args(["csi", "group", "delete", &group, "--endpoint", &driver.socket.display().to_string()])
+        .env("CSI_SECRETS", serde_json::to_string(&secrets)?)
+        .output()?;
+    ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    w.clients.controller.clone().delete_snapshot(ask::delete_snapshot(&snapshot.snapshot_id)).await?;
+    w.delete(&id).await?;
+    w.until("nothing is left", || Ok(w.images()? == (vec![], vec![]))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +228,8 @@ async fn servers_that_restart_and_hang_under_load_lose_nothing() -> Result<()> {
     let listed: Vec<_> = list.entries.into_iter().filter_map(|e| Some(e.volume?.volume_id)).collect();
     ensure!(listed == ids, "{} listed, {} made", listed.len(), ids.len());
     for id in ids {
-        clients.controller.clone().delete_volume(ask::delete(&id)).await?;
+        let patience = Duration::from_secs(60);
+        repeated(patience, async || clients.controller.clone().delete_volume(ask::delete(&id)).await).await?;
     }
     for _ in 0..300 {
         if ceph.run("rbd", &["trash", "ls", "rbd"])?.trim().is_empty() {
@@ -216,5 +289,37 @@ async fn daemons_that_start_anew_are_found_also_with_a_short_timeout() -> Result
             );
         }
     }
+    Ok(())
+}
+
+/// What only works as long as the driver's container runs is said beforehand.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_warns_of_volumes_that_end_with_the_drivers_container() -> Result<()> {
+    let Some(ceph) = Ceph::shared("check warns")? else { return Ok(()) };
+    let scratch = Scratch::new()?;
+    let file = scratch.path().join("driver.yaml");
+    std::fs::write(&file, ceph.config("check-warns", scratch.path(), "")?.text)?;
+    let check = |before: &[&str], mode: &str| -> Result<String> {
+        let program = e2e::drivers::binary("csi-driver")?.display().to_string();
+        let file = file.display().to_string();
+        let argv = [before, &[&program, "--config", &file, "--mode", mode, "--check"]].concat();
+        let output = std::process::Command::new(argv[0]).args(&argv[1..]).output()?;
+        let said = String::from_utf8(output.stdout)?;
+        ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        Ok(said)
+    };
+    // As in a pod without hostPID: the kernel kills all of its processes with the first.
+    let inside = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let said = check(&inside, "node")?;
+    ensure!(
+        said.contains("ready") && said.contains("warning: ") && said.contains("`mounter: fuse`"),
+        "{said}"
+    );
+    ensure!(said.contains("hostPID: true"), "what to do: {said}");
+    let said = check(&inside, "controller")?;
+    ensure!(!said.contains("warning: "), "a controller maps nothing: {said}");
+    let ours = std::fs::read_link("/proc/self/ns/pid")? == Path::new("pid:[4026531836]");
+    let said = check(&[], "node")?;
+    ensure!(!ours || !said.contains("hostPID"), "{said}");
     Ok(())
 }

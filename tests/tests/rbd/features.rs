@@ -345,3 +345,46 @@ async fn volumectl_makes_grows_and_removes_images() -> Result<()> {
     ensure!(code == 1 && error.contains("no image"), "{code}: {error}");
     Ok(())
 }
+
+/// ControllerModifyVolume, and the same at creation: the image shares nothing with its source any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_is_flattened_when_that_is_asked() -> Result<()> {
+    let Some(w) = World::new("flatten", "").await? else { return Ok(()) };
+    let source = w.make("flatten-source").await?;
+    let clone_of = |name: &str, mutable: &[(&str, &str)]| {
+        let mut request = ask::create(name, SIZE, ask::mount("ext4"));
+        request.volume_content_source = ask::from_volume(&source);
+        request.mutable_parameters =
+            mutable.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        request
+    };
+    let has_parent = |name: &str| {
+        let info: serde_json::Value =
+            serde_json::from_str(&w.rbd(&["info", "--format", "json", &w.spec(name)])?)?;
+        Ok::<_, anyhow::Error>(info.get("parent").is_some_and(|parent| !parent.is_null()))
+    };
+    let later = w.create(clone_of("flatten-later", &[])).await?;
+    let at_once = w.create(clone_of("flatten-at-once", &[("flatten", "true")])).await?;
+    ensure!(has_parent("flatten-later")?, "a clone shares data with its source");
+    let modify = async |parameters: &[(&str, &str)]| {
+        let request = pb::ControllerModifyVolumeRequest {
+            volume_id: later.clone(),
+            mutable_parameters: parameters.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            ..Default::default()
+        };
+        w.clients.controller.clone().controller_modify_volume(request).await
+    };
+    refused(modify(&[("pool", "rbd")]).await, Code::InvalidArgument, &["pool", "lockRecovery", "flatten"])?;
+    refused(modify(&[("flatten", "perhaps")]).await, Code::InvalidArgument, &["flatten"])?;
+    for _ in 0..2 {
+        modify(&[("flatten", "true")]).await?;
+    }
+    for name in ["flatten-later", "flatten-at-once"] {
+        w.until("it is flattened", || Ok(!has_parent(name)?)).await?;
+    }
+    modify(&[("flatten", "true")]).await?;
+    for id in [&later, &at_once, &source] {
+        w.delete(id).await?;
+    }
+    w.until("nothing is left", || Ok(w.images()? == (vec![], vec![]))).await
+}

@@ -1,8 +1,5 @@
 //! Locks, their owners alive, silent and dead, and taking images from them.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,104 +7,14 @@ use csi_proto::v1 as pb;
 use e2e::ceph::{Ceph, storage_daemon};
 use e2e::contract::refused;
 use e2e::kubernetes::Node;
+use e2e::network::Network;
 use e2e::requests as ask;
+use e2e::scratch::daemons_below;
 use serde_json::Value;
 use tonic::Code;
 
+use super::client::{Client, is_fenced, locks, writer_of};
 use super::world::{SIZE, World};
-
-/// Another node's client: a qemu-storage-daemon of our own, with the image as a file.
-struct Client {
-    child: Child,
-    file: PathBuf,
-}
-
-impl Client {
-    /// Opens an image and writes to it, which takes its lock.
-    fn writer(w: &World, image: &str) -> Result<Self> {
-        let client = Self::open(w, image)?;
-        client.write(b"written by the first owner")?;
-        Ok(client)
-    }
-
-    fn open(w: &World, image: &str) -> Result<Self> {
-        let program = storage_daemon().unwrap_or_else(|| "qemu-storage-daemon".into());
-        let at = format!("namespace={},image={image}", w.namespace);
-        Self::start(Command::new(program), w.ceph, w.scratch.path(), &at)
-    }
-
-    /// `program` is qemu-storage-daemon, or what runs it.
-    fn start(mut program: Command, ceph: &Ceph, dir: &Path, image: &str) -> Result<Self> {
-        let file = dir.join(format!("client-{}", image.replace(['=', ','], "-")));
-        std::fs::write(&file, "")?;
-        let child = program
-            .arg("--blockdev")
-            .arg(format!(
-                "driver=rbd,node-name=d,pool=rbd,{image},conf={},user=admin,cache.direct=on",
-                ceph.conf().display()
-            ))
-            .arg("--export")
-            .arg(format!("type=fuse,id=e,node-name=d,mountpoint={},writable=on", file.display()))
-            .stdin(Stdio::null())
-            .spawn()?;
-        let client = Self { child, file };
-        for _ in 0..100 {
-            if std::fs::metadata(&client.file)?.len() > 0 {
-                return Ok(client);
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        anyhow::bail!("the export of {image} does not appear")
-    }
-
-    fn write(&self, text: &[u8]) -> std::io::Result<()> {
-        let mut file = std::fs::OpenOptions::new().write(true).open(&self.file)?;
-        file.write_all(text)?;
-        file.sync_all()
-    }
-
-    fn signal(&self, name: &str) -> Result<()> {
-        let status =
-            Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status()?;
-        ensure!(status.success());
-        Ok(())
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        // A client that ends in order takes its watch away; one that is killed leaves it for half a minute.
-        let _ = self.signal("CONT").and_then(|()| self.signal("TERM"));
-        for _ in 0..100 {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = rustix::mount::unmount(&self.file, rustix::mount::UnmountFlags::DETACH);
-    }
-}
-
-fn locks(w: &World, image: &str) -> Result<Value> {
-    let (code, out, error) = w.volumectl(&["lock", "ls", "--image", &w.spec(image), "-o", "json"])?;
-    ensure!(code == 0, "{code}: {error}");
-    let all: Value = serde_json::from_str(&out)?;
-    Ok(all[0].clone())
-}
-
-/// A client that has an image's lock, and its address.
-fn writer_of(w: &World, image: &str) -> Result<(Client, String)> {
-    let owner = Client::writer(w, image)?;
-    let address = locks(w, image)?["locks"][0]["address"].as_str().context("no address")?.to_owned();
-    Ok((owner, address))
-}
-
-fn is_fenced(w: &World, address: &str) -> Result<bool> {
-    let all = w.ceph.ask(&["osd", "blocklist", "ls"])?;
-    Ok(all.as_array().is_some_and(|all| all.iter().any(|entry| entry["addr"] == address)))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_live_owner_is_refused_with_the_evidence() -> Result<()> {
@@ -191,7 +98,8 @@ async fn a_growth_that_was_cut_short_is_finished_at_once() -> Result<()> {
     let (id, spec) = (w.make("short").await?, w.spec("short"));
     let (owner, address) = writer_of(&w, "short")?;
     let note = |w: &World| w.rbd(&["image-meta", "list", &spec]);
-    w.rbd(&["image-meta", "set", &spec, "volumectl.growing", &address])?;
+    let text = format!(r#"{{"schema":1,"kind":"Growing","client":"{address}","beat":3}}"#);
+    w.rbd(&["image-meta", "set", &spec, "volumectl.growing", &text])?;
     owner.signal("STOP")?;
     let request = ask::expand(&id, 2 * SIZE);
     let grown = w.clients.controller.clone().controller_expand_volume(request.clone()).await?.into_inner();
@@ -244,7 +152,7 @@ async fn two_mappers_are_refused_at_the_node() -> Result<()> {
     w.delete(&id).await
 }
 
-fn attach(id: &str, node: &str) -> pb::ControllerPublishVolumeRequest {
+pub fn attach(id: &str, node: &str) -> pb::ControllerPublishVolumeRequest {
     ask::attach(id, node, ask::mount("ext4"))
 }
 
@@ -280,6 +188,14 @@ async fn a_volume_moves_only_from_a_holder_that_is_dead() -> Result<()> {
     ensure!(is_fenced(&w, &address)?, "the dead holder was fenced");
     let manually = c.controller_publish_volume(attach(&manual, "node-2")).await;
     refused(manually, Code::FailedPrecondition, &["volumectl lock recover", "lockRecovery: auto"])?;
+    // The class can be changed for a volume that exists.
+    let modify = pb::ControllerModifyVolumeRequest {
+        volume_id: manual.clone(),
+        mutable_parameters: [("lockRecovery".to_owned(), "auto".to_owned())].into(),
+        ..Default::default()
+    };
+    c.controller_modify_volume(modify).await?;
+    c.controller_publish_volume(attach(&manual, "node-2")).await.context("after ControllerModifyVolume")?;
     drop(holder);
     for id in [&auto, &manual] {
         let all = pb::ControllerUnpublishVolumeRequest { volume_id: id.clone(), ..Default::default() };
@@ -342,61 +258,42 @@ async fn a_mapping_survives_its_driver_and_is_found_again() -> Result<()> {
     clients.node.clone().node_stage_volume(request).await?;
     ensure!(std::fs::read_to_string(staging.join("data"))? == "kept");
     clients.node.clone().node_unstage_volume(ask::unstage(&id, &staging)).await?;
-    ensure!(!daemons_below(dir), "no helper is left");
+    ensure!(daemons_below(dir).is_empty(), "no helper is left");
     w.delete(&id).await
 }
 
-fn daemons_below(dir: &Path) -> bool {
-    let own = dir.display().to_string();
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    lines.any(|line| {
-        let line = String::from_utf8_lossy(&line).into_owned();
-        line.contains("qemu-storage-daemon") && line.contains(&own)
-    })
-}
-
-/// A network namespace with a cable to this machine, both gone when this is dropped.
-struct Network {
-    name: String,
-    address: String,
-}
-
-impl Network {
-    fn new() -> Result<Self> {
-        let number = std::process::id() % 200 + 20;
-        let it = Self { name: format!("vctl{number}"), address: format!("10.251.{number}.1") };
-        let (name, net) = (&it.name, format!("10.251.{number}"));
-        for line in [
-            format!("netns add {name}"),
-            format!("link add {name} type veth peer name c netns {name}"),
-            format!("addr add {net}.1/24 dev {name}"),
-            format!("link set {name} up"),
-            format!("-n {name} addr add {net}.2/24 dev c"),
-            format!("-n {name} link set c up"),
-        ] {
-            it.ip(&line)?;
-        }
-        Ok(it)
+/// Kubelet goes on to publish what it has staged, and unstages when the last pod is deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staged_volume_whose_daemon_died_is_not_published() -> Result<()> {
+    let Some(w) = World::new("unpublished", "").await? else { return Ok(()) };
+    let id = w.make("unpublished").await?;
+    let staging = w.stage(&id).await?;
+    let target = staging.with_file_name("target");
+    let publish = ask::publish(&id, &staging, &target, ask::mount("ext4"));
+    let mut node = w.clients.node.clone();
+    node.node_publish_volume(publish.clone()).await?;
+    let daemon = daemons_below(w.scratch.path()).pop().context("no daemon")?;
+    rustix::process::kill_process(daemon, rustix::process::Signal::KILL)?;
+    w.until("the daemon is gone", || Ok(daemons_below(w.scratch.path()).is_empty())).await?;
+    let words = ["qemu-storage-daemon has died", "delete the pods"];
+    refused(node.node_publish_volume(publish.clone()).await, Code::FailedPrecondition, &words)?;
+    let second = ask::publish(&id, &staging, &staging.with_file_name("second"), ask::mount("ext4"));
+    refused(node.node_publish_volume(second).await, Code::FailedPrecondition, &words)?;
+    ensure!(!staging.with_file_name("second").exists());
+    // As the message says: then it is attached anew, once the cluster has noticed that the old client is gone.
+    node.node_unpublish_volume(ask::unpublish(&id, &target)).await?;
+    w.unstage(&id).await?;
+    let mut tries = 0;
+    while let Err(status) = w.stage(&id).await {
+        ensure!(tries < 120 && status.message().contains("open elsewhere"), "{status}");
+        tries += 1;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
-
-    fn ip(&self, line: &str) -> Result<()> {
-        let output = Command::new("ip").args(line.split(' ')).output()?;
-        ensure!(
-            output.status.success(),
-            "{}: ip {line}: {}",
-            self.name,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        let _ = self.ip(&format!("link del {}", self.name));
-        let _ = self.ip(&format!("netns del {}", self.name));
-    }
+    node.node_publish_volume(publish).await?;
+    std::fs::write(target.join("data"), "written")?;
+    node.node_unpublish_volume(ask::unpublish(&id, &target)).await?;
+    w.unstage(&id).await?;
+    w.delete(&id).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -411,7 +308,7 @@ async fn an_owner_that_is_cut_off_is_fenced_and_stays_so() -> Result<()> {
             return Ok(());
         }
     };
-    let ceph = Ceph::start_at(1, &network.address)?;
+    let ceph = Ceph::start_at(1, &network.here)?;
     let scratch = e2e::scratch::Scratch::new()?;
     let volumectl = |args: &[&str]| -> Result<(i32, String)> {
         let (code, out, error) = ceph.volumectl(args)?;
@@ -419,12 +316,10 @@ async fn an_owner_that_is_cut_off_is_fenced_and_stays_so() -> Result<()> {
     };
     let (code, text) = volumectl(&["volume", "create", "rbd/cut", "--size", "64Mi"])?;
     ensure!(code == 0, "{text}");
-    let mut inside = Command::new("nsenter");
-    inside.arg(format!("--net=/run/netns/{}", network.name));
-    inside.arg(storage_daemon().unwrap_or_else(|| "qemu-storage-daemon".into()));
+    let inside = network.command(storage_daemon().unwrap_or_else(|| "qemu-storage-daemon".into()));
     let owner = Client::start(inside, &ceph, scratch.path(), "image=cut")?;
     owner.write(b"before the cut")?;
-    network.ip(&format!("link set {} down", network.name))?;
+    network.cut()?;
     let (code, text) = volumectl(&["lock", "recover", "rbd/cut", "--yes"])?;
     ensure!(code == 3 && text.contains("lives"), "nobody can know yet: {code}: {text}");
     let mut tries = 0;
@@ -435,7 +330,7 @@ async fn an_owner_that_is_cut_off_is_fenced_and_stays_so() -> Result<()> {
     }
     let (code, text) = volumectl(&["lock", "recover", "rbd/cut", "--yes"])?;
     ensure!(code == 0, "{code}: {text}");
-    network.ip(&format!("link set {} up", network.name))?;
+    network.mend()?;
     let late = owner.write(b"after the cut");
     ensure!(late.is_err(), "a fenced client writes no more, back on the network or not");
     drop(owner);

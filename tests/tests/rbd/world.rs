@@ -26,13 +26,27 @@ pub struct World {
 impl World {
     /// `None`: there can be no cluster here, and why is logged as a skip.
     pub async fn new(test: &str, more: &str) -> Result<Option<Self>> {
-        let Some(ceph) = Ceph::shared(test)? else { return Ok(None) };
+        match Ceph::shared(test)? {
+            Some(ceph) => Self::on(ceph, test, more).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The same on a cluster that no other test uses; it ends with this process.
+    pub async fn alone(test: &str) -> Result<Option<Self>> {
+        match Ceph::own(test).await? {
+            Some(ceph) => Self::on(Box::leak(Box::new(ceph)), test, "").await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn on(ceph: &'static Ceph, test: &str, more: &str) -> Result<Self> {
         let scratch = Scratch::new()?;
         let nodes = Api::start(scratch.path(), "node-1").await?;
         let config = ceph.config(test, scratch.path(), more)?;
         let driver = InProcess::start(&(nodes.config() + &config.text)).await?;
         let clients = driver.clients().await?;
-        Ok(Some(Self { ceph, clients, scratch, namespace: config.namespace, nodes, _driver: driver }))
+        Ok(Self { ceph, clients, scratch, namespace: config.namespace, nodes, _driver: driver })
     }
 
     /// `rbd/<namespace>/<image>`.

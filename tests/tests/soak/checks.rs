@@ -1,7 +1,8 @@
 //! What must hold when all pods have ended and all servers are well.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
 use csi_proto::v1 as pb;
@@ -9,6 +10,7 @@ use e2e::clients::Clients;
 use e2e::control;
 use e2e::scratch::Scratch;
 
+use crate::foreign;
 use crate::world::{BACKENDS, OWNER, World};
 
 /// How long the background's work may take.
@@ -33,6 +35,7 @@ pub async fn nothing_is_left(world: &World) -> Result<()> {
         until_empty(&format!("{backend}: volumes"), async || listed(world, backend).await).await?;
     }
     on_the_node(world)?;
+    notes_of_cinder(world).await?;
     until_empty("images", async || images(world)).await?;
     until_empty("directories", async || directories(world)).await?;
     until_empty("local files", async || Ok(local_files(world))).await?;
@@ -43,7 +46,8 @@ pub async fn nothing_is_left(world: &World) -> Result<()> {
     };
     until_empty("Cinder's volumes", cinder).await?;
     until_empty("fences", async || fences(world)).await?;
-    ensure!(world.terminate()? == Some(0), "SIGTERM: {}", world.log_tail());
+    world.foreign.is_untouched(&world.ceph)?;
+    ensure!(world.terminate()? == [Some(0); 2], "SIGTERM: {}", world.log_tail());
     let processes = processes();
     ensure!(processes.is_empty(), "processes left: {processes:?}");
     Ok(())
@@ -63,8 +67,8 @@ fn on_the_node(world: &World) -> Result<()> {
     let root = world.scratch.path().join("volumes");
     let mounts: Vec<_> = world.scratch.mounts().into_iter().filter(|mount| *mount != root).collect();
     ensure!(mounts.is_empty(), "mounts left: {mounts:?}");
-    let loops: Vec<_> =
-        world.scratch.loops().into_iter().filter(|(_, file)| !file.ends_with("/root.img")).collect();
+    let ours = |file: &str| !file.ends_with("/root.img") && !file.contains("/foreign/");
+    let loops: Vec<_> = world.scratch.loops().into_iter().filter(|(_, file)| ours(file)).collect();
     ensure!(loops.is_empty(), "loop devices left: {loops:?}");
     let names = |dir: &str| -> Vec<String> {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -75,10 +79,26 @@ fn on_the_node(world: &World) -> Result<()> {
     // The guest's own disk, and the one that Nova has booted its server from.
     let disks: Vec<_> = names("/sys/block").into_iter().filter(|name| name.starts_with("vd")).collect();
     ensure!(disks.len() == 2, "disks left: {disks:?}");
-    for dir in ["rbd", "frozen", "cinder"] {
+    for dir in ["rbd", "frozen"] {
         let left = Scratch::tree(&world.scratch.path().join("state").join(dir));
         ensure!(left.is_empty(), "the state directory's {dir} has {left:?}");
     }
+    Ok(())
+}
+
+/// What a node notes of Cinder's volumes goes when their disks have gone, an hour later, which is made to be now. What stays
+/// is until when the words are used that went with it.
+async fn notes_of_cinder(world: &World) -> Result<()> {
+    let dir = world.scratch.path().join("state/cinder");
+    let notes = || Scratch::tree(&dir).into_iter().filter(|path| !path.ends_with("forgotten.json"));
+    for note in notes() {
+        let file = fs::File::options().write(true).open(dir.join(note))?;
+        file.set_modified(SystemTime::now() - Duration::from_secs(7200))?;
+    }
+    let mut node = Clients::ready(&world.socket("cinder")).await?.node;
+    node.node_get_info(pb::NodeGetInfoRequest {}).await?;
+    let left: Vec<_> = notes().collect();
+    ensure!(left.is_empty(), "notes of Cinder's volumes left: {left:?}");
     Ok(())
 }
 
@@ -93,7 +113,7 @@ fn images(world: &World) -> Result<Vec<String>> {
         let place = format!("rbd/{namespace}");
         let text =
             world.ceph.run("rbd", &["ls", &place])? + &world.ceph.run("rbd", &["trash", "ls", &place])?;
-        left.extend(text.lines().map(str::to_owned));
+        left.extend(text.lines().filter(|name| *name != foreign::IMAGE).map(str::to_owned));
     }
     Ok(left)
 }
@@ -101,19 +121,20 @@ fn images(world: &World) -> Result<Vec<String>> {
 fn directories(world: &World) -> Result<Vec<String>> {
     let share = world.share.display().to_string();
     let found = control::run(&["find", &share, "-mindepth", "1", "-not", "-type", "d"], &[])?;
-    let dirs = control::run(
-        &["find", &share, "-mindepth", "1", "-maxdepth", "1", "-not", "-name", ".volumectl"],
-        &[],
-    )?;
+    let mine = ["-not", "-name", ".volumectl", "-not", "-name", foreign::DIRECTORY];
+    let dirs =
+        control::run(&[&["find", &share, "-mindepth", "1", "-maxdepth", "1"][..], &mine].concat(), &[])?;
     ensure!(found.code == 0 && dirs.code == 0, "{}{}", found.err, dirs.err);
     // What says of which version the layout is.
-    let kept = |line: &&str| !line.ends_with("/.volumectl/layout.json");
+    let theirs = format!("{share}/{}/", foreign::DIRECTORY);
+    let kept = |line: &&str| !line.ends_with("/.volumectl/layout.json") && !line.starts_with(&theirs);
     Ok(found.out.lines().chain(dirs.out.lines()).filter(kept).map(str::to_owned).collect())
 }
 
 fn local_files(world: &World) -> Vec<String> {
     let root = world.scratch.path().join("volumes");
-    let files = Scratch::tree(&root).into_iter().filter(|path| root.join(path).is_file());
+    let ours = |path: &PathBuf| root.join(path).is_file() && !path.starts_with(foreign::DIRECTORY);
+    let files = Scratch::tree(&root).into_iter().filter(ours);
     files.map(|path| path.display().to_string()).collect()
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use e2e::children::Killer;
 use e2e::control;
 use e2e::random::Random;
 use tokio::runtime::Handle;
@@ -220,7 +221,7 @@ impl Harm {
     }
 
     /// One fault after the other, with a little peace in between.
-    pub async fn to_servers(mut self) -> Result<()> {
+    pub async fn harm_servers(mut self) -> Result<()> {
         let possible = |it: &Fault| crate::chosen().any(|(_, backend)| backend == it.backend());
         let faults: Vec<_> = FAULTS.into_iter().filter(possible).collect();
         while self.goes_on() {
@@ -247,14 +248,30 @@ impl Harm {
         Ok(())
     }
 
-    /// SIGKILL to the driver, again and again, and how much memory it had.
-    pub async fn to_drivers(mut self) -> Result<()> {
+    /// SIGKILL to what the driver starts, again and again.
+    pub async fn harm_children(mut self) -> Result<()> {
+        while self.goes_on() {
+            tokio::time::sleep(milliseconds(&mut self.random, 3000, 10000)).await;
+            let (pid, random) = (self.world.pid(), Random::new(self.random.next()));
+            let killer = Killer::start(pid, random, Duration::from_millis(50));
+            tokio::time::sleep(milliseconds(&mut self.random, 500, 3000)).await;
+            if killer.stop() > 0 {
+                self.report.fault("kill children");
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGKILL to the driver, or a successor beside it, again and again, and how much memory it had.
+    pub async fn harm_drivers(mut self) -> Result<()> {
         while self.goes_on() {
             tokio::time::sleep(milliseconds(&mut self.random, 3000, 15000)).await;
+            let world = self.world.clone();
+            let _alone = world.lives.write().await;
             self.report.life(peak(&self.world.pid().to_string())?);
-            self.report.fault("kill driver");
-            let it = self.world.clone();
-            tokio::task::spawn_blocking(move || it.restart()).await??;
+            let (it, kill) = (self.world.clone(), self.random.below(3) > 0);
+            self.report.fault(if kill { "kill driver" } else { "replace driver" });
+            tokio::task::spawn_blocking(move || if kill { it.restart() } else { it.hand_over() }).await??;
         }
         Ok(())
     }

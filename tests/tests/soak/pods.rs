@@ -1,7 +1,9 @@
 //! Pods one after the other, each with a volume whose every byte is known.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use csi_proto::v1 as pb;
 use e2e::random::Random;
 use e2e::requests::{self as ask, MIB};
 
-use crate::calls::Caller;
+use crate::calls::{Caller, GIVE_UP};
 
 const GIB: i64 = 1024 * MIB;
 /// How long a pod waits for room, or for a server that hangs under its file system.
@@ -28,10 +30,11 @@ macro_rules! call {
             .await
     };
 }
+pub(crate) use call;
 
 /// How a volume is asked for.
 #[derive(Clone)]
-struct Shape {
+pub struct Shape {
     capability: pb::VolumeCapability,
     parameters: BTreeMap<String, String>,
     size: i64,
@@ -58,10 +61,10 @@ fn shape(backend: &str, random: &mut Random) -> Shape {
 }
 
 /// A volume that a pod has.
-struct Pod {
-    name: String,
-    volume: pb::Volume,
-    shape: Shape,
+pub struct Pod {
+    pub name: String,
+    pub volume: pb::Volume,
+    pub shape: Shape,
     staging: PathBuf,
     target: PathBuf,
 }
@@ -86,14 +89,14 @@ impl Caller {
     pub async fn pod(&self, name: &str, random: &mut Random, end: Instant) -> Result<()> {
         let shape = shape(self.backend, random);
         let mut pod = self.create(name, shape, None).await?;
-        self.mount(&pod).await?;
+        self.mount_first(&pod).await?;
         let mut data = content(random);
         self.write(&pod, &data).await?;
         for step in 0..random.below(5) {
             if Instant::now() > end {
                 break;
             }
-            match random.below(6) {
+            match random.below(7) {
                 0 | 1 => {
                     self.unmount(&pod).await?;
                     self.mount(&pod).await?;
@@ -110,6 +113,12 @@ impl Caller {
                     }
                 }
                 4 => self.grow(&mut pod).await?,
+                // Cinder's own snapshots of a disk in use are copies here that nothing makes stand still.
+                5 if self.backend != "cinder" => {
+                    self.unmount(&pod).await?;
+                    self.check_moving(&pod, random, step).await?;
+                    self.mount(&pod).await?;
+                }
                 _ => {
                     data = content(random);
                     self.write(&pod, &data).await?;
@@ -123,7 +132,12 @@ impl Caller {
         Ok(())
     }
 
-    async fn create(&self, name: &str, shape: Shape, source: Option<pb::VolumeContentSource>) -> Result<Pod> {
+    pub async fn create(
+        &self,
+        name: &str,
+        shape: Shape,
+        source: Option<pb::VolumeContentSource>,
+    ) -> Result<Pod> {
         let mut request = ask::create(name, shape.size, shape.capability.clone());
         request.parameters.clone_from(&shape.parameters);
         request.volume_content_source = source;
@@ -133,7 +147,7 @@ impl Caller {
         Ok(Pod { name: name.into(), volume, shape, staging: dir.join("staging"), target: dir.join("target") })
     }
 
-    async fn mount(&self, pod: &Pod) -> Result<()> {
+    pub async fn mount(&self, pod: &Pod) -> Result<()> {
         let id = &pod.volume.volume_id;
         std::fs::create_dir_all(&pod.staging)?;
         let mut stage = ask::stage(id, &pod.staging, pod.shape.capability.clone());
@@ -149,7 +163,24 @@ impl Caller {
         call!(self, "NodePublishVolume", node.node_publish_volume(request)).map(drop)
     }
 
-    async fn unmount(&self, pod: &Pod) -> Result<()> {
+    /// The first mount of a new volume: what a mkfs and a driver that were killed together have left on it is given up, as
+    /// the refusal says. Of a volume that has data a refusal ends the soak.
+    async fn mount_first(&self, pod: &Pod) -> Result<()> {
+        loop {
+            let Err(error) = self.mount(pod).await else { return Ok(()) };
+            let text = error.to_string();
+            let Some((_, how)) = text.split_once(GIVE_UP) else { return Err(error) };
+            self.report().fault("give up a torn format");
+            let how = how.split('`').next().unwrap_or_default();
+            self.world.give_up(how).await.with_context(|| how.to_owned())?;
+            if self.is_attached() {
+                let request = ask::detach(&pod.volume.volume_id, &self.node);
+                call!(self, "ControllerUnpublishVolume", controller.controller_unpublish_volume(request))?;
+            }
+        }
+    }
+
+    pub async fn unmount(&self, pod: &Pod) -> Result<()> {
         let id = &pod.volume.volume_id;
         let request = ask::unpublish(id, &pod.target);
         call!(self, "NodeUnpublishVolume", node.node_unpublish_volume(request))?;
@@ -163,7 +194,7 @@ impl Caller {
         Ok(())
     }
 
-    async fn delete(&self, id: &str) -> Result<()> {
+    pub async fn delete(&self, id: &str) -> Result<()> {
         let request = ask::delete(id);
         call!(self, "DeleteVolume", controller.delete_volume(request)).map(drop)
     }
@@ -220,17 +251,26 @@ impl Caller {
         Ok(())
     }
 
-    /// Writes durably; no room is waited for.
+    /// Writes all of it durably.
     async fn write(&self, pod: &Pod, data: &Arc<Vec<u8>>) -> Result<()> {
+        let data = data.clone();
+        self.durably(pod, move |file| file.write_all_at(&data, 0)).await
+    }
+
+    /// Writes to a pod's file durably; no room is waited for.
+    pub async fn durably<W>(&self, pod: &Pod, write: W) -> Result<()>
+    where
+        W: Fn(&File) -> std::io::Result<()> + Clone + Send + 'static,
+    {
         let begun = Instant::now();
         loop {
-            let (path, create, bytes) = (file_of(pod), !is_block(pod), data.clone());
-            let write = move || {
-                let mut file = std::fs::OpenOptions::new().write(true).create(create).open(&path)?;
-                file.write_all(&bytes)?;
+            let (path, create, write) = (file_of(pod), !is_block(pod), write.clone());
+            let all = move || {
+                let file = File::options().write(true).create(create).truncate(false).open(&path)?;
+                write(&file)?;
                 file.sync_all()
             };
-            match tokio::task::spawn_blocking(write).await? {
+            match tokio::task::spawn_blocking(all).await? {
                 Ok(()) => return Ok(()),
                 Err(e) if is_full(&e) && begun.elapsed() < PATIENCE => {
                     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -245,7 +285,7 @@ impl Caller {
         let (path, length) = (file_of(pod), data.len());
         let read = move || {
             let mut found = vec![0; length];
-            std::fs::File::open(&path)?.read_exact(&mut found).map(|()| found)
+            File::open(&path)?.read_exact(&mut found).map(|()| found)
         };
         let found = tokio::task::spawn_blocking(read).await?;
         let found = found.with_context(|| format!("reading {}", file_of(pod).display()))?;
@@ -260,11 +300,11 @@ fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
-fn is_block(pod: &Pod) -> bool {
+pub fn is_block(pod: &Pod) -> bool {
     matches!(pod.shape.capability.access_type, Some(pb::volume_capability::AccessType::Block(_)))
 }
 
-fn file_of(pod: &Pod) -> PathBuf {
+pub fn file_of(pod: &Pod) -> PathBuf {
     let target: &Path = &pod.target;
     if is_block(pod) { target.to_owned() } else { target.join("data") }
 }

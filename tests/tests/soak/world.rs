@@ -6,16 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use csi_driver::config::Config;
 use e2e::ceph::Ceph;
 use e2e::clients::Clients;
 use e2e::control;
-use e2e::drivers::{Process, local_config};
+use e2e::drivers::{Process, backends_of, local_config};
 use e2e::kubernetes::Api;
 use e2e::nfs::Nfs;
 use e2e::openstack::OpenStack;
 use e2e::scratch::Scratch;
+use provisioners::cinder::Service;
+use serde_json::json;
+
+use crate::foreign::Foreign;
 
 /// In the order of the configuration.
 pub const BACKENDS: [&str; 4] = ["local", "rbd", "nfs", "cinder"];
@@ -35,31 +39,26 @@ pub struct World {
     pub stopped: AtomicBool,
     /// Held by requests to Cinder; its restart waits for them, for neither it nor Nova goes on with what they were at.
     pub cinder: tokio::sync::RwLock<()>,
+    /// Held by calls that have been interrupted for long: their driver lives until they are done.
+    pub lives: tokio::sync::RwLock<()>,
     /// Held by whoever harms or heals servers.
     pub servers: Mutex<()>,
+    /// What nobody may touch.
+    pub foreign: Foreign,
     config: String,
     sockets: Vec<PathBuf>,
     driver: Mutex<Process>,
+    /// A second controller beside the driver, as a rolling update and a lost leader election make them.
+    second: Mutex<Process>,
     _nodes: Api,
 }
 
-/// The part of a configuration that is about its backend.
-fn backend(config: &str) -> Result<&str> {
-    config.split_once("backends:\n").map(|(_, rest)| rest).context("no backends")
-}
+/// Which backends the second controller has: a local volume is its own node's.
+pub const SHARED: [&str; 3] = ["rbd", "nfs", "cinder"];
 
-/// A file system of its own for local volumes, so that it can be filled.
-fn own_root(scratch: &Scratch) -> Result<()> {
-    let root = scratch.path().join("volumes");
-    std::fs::create_dir(&root)?;
-    let file = scratch.path().join("root.img");
-    std::fs::File::create(&file)?.set_len(3 << 30)?;
-    let (file, root) = (file.display().to_string(), root.display().to_string());
-    for command in [vec!["mkfs.ext4", "-q", &file], vec!["mount", "-o", "loop", &file, &root]] {
-        let output = Command::new(command[0]).args(&command[1..]).output()?;
-        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(())
+/// Where the second controller has its files.
+fn second_dir(scratch: &Scratch) -> PathBuf {
+    scratch.path().join("second")
 }
 
 impl World {
@@ -75,22 +74,29 @@ impl World {
         // Ceph fences a killed client whose lock it takes away; not for an hour here, so that the end can be seen.
         ceph.run("ceph", &["config", "set", "mon", "mon_osd_blocklist_default_expire", "30"])?;
         let scratch = Scratch::new()?;
-        own_root(&scratch)?;
+        scratch.own_root("ext4", 3 << 30)?;
         let nodes = Api::start(scratch.path(), "node-1").await?;
         let (share, there) = nfs.share("soak")?;
         let dir = scratch.path();
-        let rbd = ceph.config("soak", dir, "    callTimeoutSeconds: 10\n")?.text;
+        let rbd = ceph.config("soak", dir, "    callTimeoutSeconds: 10\n")?;
         let server = cloud.node()?;
         let cinder = cloud.config(OWNER, &server, dir, "", "");
-        let config = nodes.config()
-            + &local_config(dir, "")
-            + backend(&rbd)?
-            + backend(&nfs.config(dir, &share, "")?)?
-            + backend(&cinder)?;
-        let config = format!("helperProgram: {}\n{config}", e2e::drivers::binary("csi-driver")?.display());
+        let shared = backends_of(&rbd.text)?.to_owned()
+            + backends_of(&nfs.config(dir, &share, "")?)?
+            + backends_of(&cinder)?;
+        let config = nodes.config() + &local_config(dir, "") + &shared;
         let parsed = Config::parse(&config).map_err(|e| anyhow::anyhow!("{e}"))?;
         let sockets = parsed.backends.into_iter().map(|backend| backend.socket).collect();
+        let foreign = Foreign::plant(&ceph, &format!("rbd/{}", rbd.namespace), &there, dir)?;
         let driver = Mutex::new(Process::start(dir, &config)?);
+        let beside = second_dir(&scratch);
+        std::fs::create_dir(&beside)?;
+        let (head, _) = local_config(&beside, "")
+            .split_once("backends:\n")
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .context("no backends")?;
+        let second = nodes.config() + &head + "backends:\n" + &shared;
+        let second = Mutex::new(Process::start_as("controller", &beside, &second)?);
         let it = Self {
             ceph,
             nfs,
@@ -99,10 +105,13 @@ impl World {
             scratch,
             stopped: AtomicBool::new(false),
             cinder: tokio::sync::RwLock::new(()),
+            lives: tokio::sync::RwLock::new(()),
             servers: Mutex::new(()),
+            foreign,
             config,
             sockets,
             driver,
+            second,
             _nodes: nodes,
         };
         for backend in BACKENDS {
@@ -114,6 +123,13 @@ impl World {
     pub fn socket(&self, backend: &str) -> PathBuf {
         let index = BACKENDS.iter().position(|name| *name == backend).unwrap_or(0);
         self.sockets[index].clone()
+    }
+
+    /// The second controller's socket for a backend that it has, too.
+    pub fn second_socket(&self, backend: &str) -> Option<PathBuf> {
+        let socket = self.socket(backend);
+        let name = socket.file_name()?;
+        SHARED.contains(&backend).then(|| second_dir(&self.scratch).join("sockets").join(name))
     }
 
     fn driver(&self) -> MutexGuard<'_, Process> {
@@ -152,9 +168,15 @@ impl World {
         Ok(())
     }
 
-    /// SIGTERM; the exit code.
-    pub fn terminate(&self) -> Result<Option<i32>> {
-        self.driver().terminate()
+    /// A successor while the driver's last calls end.
+    pub fn hand_over(&self) -> Result<()> {
+        self.driver().hand_over(self.scratch.path(), &self.config)
+    }
+
+    /// SIGTERM to both; the exit codes.
+    pub fn terminate(&self) -> Result<[Option<i32>; 2]> {
+        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok([self.driver().terminate()?, second.terminate()?])
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -178,6 +200,22 @@ impl World {
             }
         }
         Ok(false)
+    }
+
+    /// Does what the driver tells an operator to do about a device that it does not format.
+    pub async fn give_up(&self, command: &str) -> Result<()> {
+        match command.split(' ').collect::<Vec<_>>().as_slice() {
+            ["rbd", arguments @ ..] => self.ceph.run("rbd", arguments).map(drop),
+            ["echo", code, ">", path] => Ok(std::fs::write(path, code)?),
+            ["openstack", "volume", "set", "--property", property, id] => {
+                let (key, value) = property.split_once('=').context("no value")?;
+                let body = json!({"metadata": {key: value}});
+                let cloud = self.cloud.bare("demo");
+                cloud.ask(Service::Volume, &format!("volumes/{id}/metadata"), Some(body)).await?;
+                Ok(())
+            }
+            _ => bail!("not understood"),
+        }
     }
 
     /// All servers well again.

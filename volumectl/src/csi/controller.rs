@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Shown;
 use super::args::{self, CapabilityArgs, map, pair, size};
+use super::names::{self, Named};
 use crate::client::Csi;
 use crate::output::{self, Column, Show};
 
@@ -155,8 +156,27 @@ const VALID: &[Column] =
 const ATTACHED: &[Column] =
     &[Column("NODE", "/node", Show::Plain), Column("CONTEXT", "/publishContext", Show::Plain)];
 
-pub(super) async fn run(csi: &Csi, verb: Verb, secrets: BTreeMap<String, String>) -> Result<Shown> {
+impl Verb {
+    /// The volume that it is about, if that is one.
+    fn volume(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Create(args) => args.from_volume.as_mut(),
+            Self::Delete { .. } | Self::List { .. } | Self::Capacity { .. } => None,
+            Self::Get { id }
+            | Self::Validate { id, .. }
+            | Self::Attach { id, .. }
+            | Self::Detach { id, .. }
+            | Self::Expand { id, .. }
+            | Self::Modify { id, .. } => Some(id),
+        }
+    }
+}
+
+pub(super) async fn run(csi: &Csi, mut verb: Verb, secrets: BTreeMap<String, String>) -> Result<Shown> {
     let mut controller = csi.controller.clone();
+    if let Some(id) = verb.volume() {
+        names::complete(csi, id).await?;
+    }
     Ok(match verb {
         Verb::Create(args) => {
             let request = create_request(*args, secrets)?;
@@ -234,10 +254,26 @@ fn create_request(args: CreateArgs, secrets: BTreeMap<String, String>) -> Result
 }
 
 async fn delete(csi: &Csi, ids: Vec<String>, secrets: &BTreeMap<String, String>) -> Result<Shown> {
-    for volume_id in ids {
+    let mut missing = Vec::new();
+    for id in ids {
+        let volume_id = match names::volume(csi, &id).await? {
+            Named::Handle(handle) => handle,
+            Named::Unknown => id,
+            // The driver is asked all the same: what is half deleted may not be listed.
+            Named::Nobody => {
+                missing.push(id.clone());
+                id
+            }
+        };
         let request = pb::DeleteVolumeRequest { volume_id: volume_id.clone(), secrets: secrets.clone() };
         let answer = csi.controller.clone().delete_volume(csi.request(request)).await;
         answer.with_context(|| format!("deleting {volume_id}"))?;
+    }
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        anyhow::bail!(
+            "there is no volume {missing}, so nothing was deleted of that; `volumectl csi list` shows handles"
+        );
     }
     Ok(None)
 }

@@ -3,6 +3,7 @@
 pub mod args;
 mod controller;
 mod info;
+mod names;
 mod node;
 mod snapshots;
 

@@ -9,6 +9,7 @@ use csi_proto::v1 as pb;
 
 use super::Shown;
 use super::args::{CapabilityArgs, map, pair, range, size};
+use super::names;
 use crate::client::Csi;
 use crate::output::{self, Column, Show};
 
@@ -105,8 +106,22 @@ fn text(path: &std::path::Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-pub(super) async fn run(csi: &Csi, verb: Verb, secrets: BTreeMap<String, String>) -> Result<Shown> {
+impl Verb {
+    fn volume(&mut self) -> &mut String {
+        match self {
+            Self::Stage { id, .. }
+            | Self::Unstage { id, .. }
+            | Self::Publish { id, .. }
+            | Self::Unpublish { id, .. }
+            | Self::Stats { id, .. }
+            | Self::NodeExpand { id, .. } => id,
+        }
+    }
+}
+
+pub(super) async fn run(csi: &Csi, mut verb: Verb, secrets: BTreeMap<String, String>) -> Result<Shown> {
     let mut node = csi.node.clone();
+    names::complete(csi, verb.volume()).await?;
     match verb {
         Verb::Stage { id, staging, capability, context } => {
             let request = pb::NodeStageVolumeRequest {

@@ -17,10 +17,10 @@ use crate::output::{self, Column, Show};
 pub(super) enum Verb {
     /// Take a snapshot, or show the one of that name
     Create {
-        /// The volume's handle.
-        source: String,
         /// The name: the same name gives the same snapshot.
         name: String,
+        /// The volume's handle or name.
+        source: String,
         /// A VolumeSnapshotClass parameter.
         #[arg(long = "param", value_parser = pair, value_name = "KEY=VALUE")]
         parameters: Vec<(String, String)>,
@@ -51,7 +51,7 @@ pub(super) enum GroupVerb {
     Create {
         /// The name: the same name gives the same group.
         name: String,
-        /// A volume's handle; give it for each.
+        /// A volume's handle or name; give it for each.
         #[arg(long = "volume", required = true)]
         volumes: Vec<String>,
     },
@@ -86,7 +86,8 @@ const GROUP: &[Column] = &[
 pub(super) async fn run(csi: &Csi, verb: Verb, secrets: BTreeMap<String, String>) -> Result<Shown> {
     let mut controller = csi.controller.clone();
     Ok(match verb {
-        Verb::Create { source, name, parameters } => {
+        Verb::Create { mut source, name, parameters } => {
+            super::names::complete(csi, &mut source).await?;
             let parameters = map("--param", &parameters)?;
             let request = pb::CreateSnapshotRequest { source_volume_id: source, name, secrets, parameters };
             let answer = controller.create_snapshot(csi.request(request)).await?.into_inner();
@@ -139,7 +140,10 @@ pub(super) async fn run_group(
 ) -> Result<Shown> {
     let mut group = csi.group.clone();
     let found = match verb {
-        GroupVerb::Create { name, volumes } => {
+        GroupVerb::Create { name, mut volumes } => {
+            for volume in &mut volumes {
+                super::names::complete(csi, volume).await?;
+            }
             let request = pb::CreateVolumeGroupSnapshotRequest {
                 name,
                 source_volume_ids: volumes,

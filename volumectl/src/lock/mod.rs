@@ -132,10 +132,11 @@ fn pods(image: &ImageLocks, kubernetes: &Kubernetes) -> Vec<String> {
 fn has_node(image: &ImageLocks, node: &str) -> bool {
     image.locks.iter().any(|lock| lock.node.as_deref() == Some(node))
         || image.watchers.iter().any(|watcher| watcher.node.as_deref() == Some(node))
+        || image.mapping.as_ref().is_some_and(|claim| claim.node == node)
         || image.published.iter().any(|published| published == node)
 }
 
-/// A row a lock, and a row a watcher that holds none.
+/// A row a lock, a row a watcher that holds none, and one for a claim whose client is not among them.
 fn rows(image: &ImageLocks, kubernetes: Option<&Kubernetes>) -> Vec<Value> {
     let pods = kubernetes.map(|kubernetes| pods(image, kubernetes)).unwrap_or_default();
     let row = |extra: Value| {
@@ -153,7 +154,15 @@ fn rows(image: &ImageLocks, kubernetes: Option<&Kubernetes>) -> Vec<Value> {
             "alive": "yes", "evidence": "it has the image open and has not written",
         }))
     });
-    locks.chain(open).collect()
+    let shown = |address: &str| image.watchers.iter().any(|watcher| watcher.address == address);
+    let claim = image.mapping.iter().filter(|claim| claim.client.as_deref().is_none_or(|c| !shown(c)));
+    let claim = claim.map(|claim| {
+        row(json!({
+            "kind": "claim", "address": claim.client, "node": claim.node, "since": claim.since,
+            "alive": if claim.holds { "yes" } else { "no" }, "evidence": claim.evidence,
+        }))
+    });
+    locks.chain(open).chain(claim).collect()
 }
 
 /// A journal entry with its last step in words.

@@ -63,7 +63,7 @@ pub(super) fn run(admin: &Admin, ceph: &CephArgs, wish: &RecoverArgs, format: Fo
     };
     if !wish.yes {
         say(format, &serde_json::to_value(&plan)?, &text_of(&plan))?;
-        if !wish.dry_run && format == Format::Table {
+        if !wish.dry_run && plan.refused.is_none() && format == Format::Table {
             anstream::println!("Nothing was done. Add --yes to do it.");
         }
         return Ok(ExitCode::SUCCESS);
@@ -117,6 +117,9 @@ fn text_of(plan: &FencePlan) -> String {
     text.push_str("steps\n");
     for (i, step) in plan.steps.iter().enumerate() {
         text.push_str(&format!("  {}. {step}\n", i + 1));
+    }
+    if let Some(why) = &plan.refused {
+        text.push_str(&format!("refused    {why}\n"));
     }
     text
 }

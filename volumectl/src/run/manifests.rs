@@ -196,6 +196,14 @@ pub struct Bundle {
     pub ignored: Vec<String>,
 }
 
+/// The parser's first line: those after it show the text, which may be a Secret's. Without its advice for programmers.
+fn first_words(error: &str) -> &str {
+    let line = error.lines().next().unwrap_or_default();
+    line.split_once(", set ")
+        .filter(|(_, advice)| advice.contains("Options"))
+        .map_or(line, |(words, _)| words)
+}
+
 impl Bundle {
     /// Reads a file of one or more documents.
     pub fn load(file: &Path) -> Result<Self> {
@@ -209,7 +217,7 @@ impl Bundle {
         // Strict: `on` and `yes` are texts, as Kubernetes reads them.
         let options = serde_saphyr::options! { strict_booleans: true };
         let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
-            .map_err(|e| anyhow::anyhow!("not YAML: {e}"))?;
+            .map_err(|e| anyhow::anyhow!("not YAML: {}", first_words(&e.to_string())))?;
         documents.into_iter().filter(|d| !d.is_null()).try_for_each(|document| bundle.add(document))?;
         if bundle.claims.is_empty() && bundle.snapshots.is_empty() {
             bail!("has no PersistentVolumeClaim and no VolumeSnapshot: there is nothing to do");

@@ -60,3 +60,12 @@ fn what_is_missing_is_named() {
     let text = bundle.class(&bundle.claims[0]).unwrap_err().to_string();
     assert!(text.contains("shop/db") && text.contains("slow"), "{text}");
 }
+
+/// What the parser shows of the text may be a Secret's.
+#[test]
+fn a_syntax_error_shows_no_secret() {
+    let text = "kind: Secret\nmetadata: {name: x}\nstringData:\n  userKey: s3cr3t\n  userKey: s3cr3t\n";
+    let error = format!("{:#}", Bundle::parse(text).err().unwrap());
+    assert!(error.contains("not YAML") && error.contains("duplicate"), "{error}");
+    assert!(!error.contains("s3cr3t") && !error.contains("Policy"), "{error}");
+}

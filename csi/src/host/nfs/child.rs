@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use serde::{Deserialize, Serialize};
 
-use super::super::{mounts, ownership};
+use super::super::{mounts, options, ownership};
 
 /// What a helper is asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,13 +25,30 @@ pub enum Task {
     Bind { base: PathBuf, dir: String, target: PathBuf, read_only: bool },
     /// Takes one mount off a path.
     Unmount { path: PathBuf, how: How },
+    /// Waits until the server has all that was written to a share.
+    Sync { path: PathBuf },
     /// Statistics, which also tell whether the server answers.
     Look { path: PathBuf },
     /// Gives all files to a group.
     Give { path: PathBuf, gid: u32 },
 }
 
-/// How something is unmounted.
+impl fmt::Display for Task {
+    /// What it does and where: what hangs in the kernel is counted by that.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mount { server, share, .. } => write!(f, "mounts {server}:{share}"),
+            Self::Bind { base, .. } => write!(f, "binds directories of {}", base.display()),
+            Self::Unmount { path, how } => write!(f, "unmounts {} ({how:?})", path.display()),
+            Self::Sync { path } => write!(f, "has the server take what was written to {}", path.display()),
+            Self::Look { path } => write!(f, "looks at {}", path.display()),
+            Self::Give { path, .. } => write!(f, "gives {} to a group", path.display()),
+        }
+    }
+}
+
+/// How something is unmounted. Force ends all that is under way on the file system (umount2(2), MNT_FORCE), also for others
+/// who have mounted it, and with it what was written and the server does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum How {
     Plain,
@@ -56,6 +73,8 @@ pub enum Trouble {
     Errno(i32),
     /// It did not end in this time and was killed.
     Slow(Duration),
+    /// The kernel does not take a mount option.
+    Option(String),
     /// Something else.
     Text(String),
 }
@@ -65,7 +84,7 @@ impl fmt::Display for Trouble {
         match self {
             Self::Errno(number) => write!(f, "{}", Errno::from_raw_os_error(*number)),
             Self::Slow(limit) => write!(f, "not done in {} s", limit.as_secs()),
-            Self::Text(text) => f.write_str(text),
+            Self::Option(text) | Self::Text(text) => f.write_str(text),
         }
     }
 }
@@ -127,6 +146,10 @@ fn act(task: Task) -> Result<Numbers, Trouble> {
             };
             rustix::mount::unmount(&path, flags | UnmountFlags::NOFOLLOW)?;
         }
+        Task::Sync { path } => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::syncfs(openat(CWD, &path, flags, Mode::empty())?)?;
+        }
         Task::Look { path } => return look(&path),
         Task::Give { path, gid } => {
             ownership::give_to_group(&Ctx::new(), &path, gid).map_err(|e| Trouble::Text(e.to_string()))?;
@@ -167,15 +190,16 @@ fn bind(base: &Path, dir: &str, target: &Path, read_only: bool) -> Result<(), Tr
 /// Mounts a share as mount.nfs(8) does: all addresses of the server, and, where the options do not say, the versions of
 /// the protocol from the newest.
 fn mount(server: &str, share: &str, target: &Path, options: &[String]) -> Result<(), Trouble> {
-    let (flags, data) = mounts::parse_options(options).map_err(|e| Trouble::Text(e.to_string()))?;
+    let (flags, data) = options::parse(options).map_err(|e| Trouble::Text(e.to_string()))?;
     let plain = server.trim_start_matches('[').trim_end_matches(']');
+    let source = if plain.contains(':') { format!("[{plain}]:{share}") } else { format!("{server}:{share}") };
     let addresses: Vec<IpAddr> = (plain, 0).to_socket_addrs()?.map(|address| address.ip()).collect();
     let given = data.iter().any(|option| option.starts_with("vers=") || option.starts_with("nfsvers="));
     let versions: &[Option<&str>] = if given { &[None] } else { &[Some("4.2"), Some("4.1"), Some("3")] };
     let mut last = Trouble::Text(format!("{server} has no address"));
     for version in versions {
         for address in &addresses {
-            match mount_one(&format!("{server}:{share}"), target, flags, &data, *address, *version) {
+            match mount_one(&source, target, flags, &data, *address, *version) {
                 Ok(()) => return Ok(()),
                 Err(errno) => last = errno.into(),
             }
@@ -187,7 +211,23 @@ fn mount(server: &str, share: &str, target: &Path, options: &[String]) -> Result
             break;
         }
     }
-    Err(last)
+    Err(explained(last, &data))
+}
+
+/// What a refused mount may be about, beside the server.
+fn explained(trouble: Trouble, data: &[String]) -> Trouble {
+    let has = |options: &[&str]| data.iter().any(|option| options.contains(&option.as_str()));
+    let is = |errno: Errno| matches!(trouble, Trouble::Errno(number) if number == errno.raw_os_error());
+    if is(Errno::INVAL) {
+        return options::refused("nfs", data).map_or(trouble, Trouble::Option);
+    }
+    if is(Errno::CONNREFUSED) && has(&["vers=3", "nfsvers=3"]) && !has(&["nolock", "local_lock=all"]) {
+        return Trouble::Text(
+            "connection refused; see whether the server runs and can be reached. Version 3 also needs rpcbind and rpc.statd on this node (Debian: nfs-common), or the mount option nolock"
+                .into(),
+        );
+    }
+    trouble
 }
 
 fn mount_one(
@@ -210,7 +250,8 @@ fn mount_one(
     }
     let four = data.iter().any(|option| option.starts_with("vers=4") || option.starts_with("nfsvers=4"));
     if !four && !data.iter().any(|option| option.starts_with("mountproto=")) {
-        data.push("mountproto=tcp".into());
+        // The kernel takes the family of mountd's address from this word.
+        data.push(if address.is_ipv6() { "mountproto=tcp6" } else { "mountproto=tcp" }.into());
     }
     let text = std::ffi::CString::new(data.join(",")).map_err(|_| Errno::INVAL)?;
     rustix::mount::mount(source, target, if four { "nfs4" } else { "nfs" }, flags, text.as_c_str())

@@ -6,16 +6,15 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use provisioners::nfs::{Mounted, NfsShare};
-use provisioners::{Error, Result};
+use provisioners::{Error, Result, reaper};
+use rustix::io::Errno;
 
-use super::super::runner::{command, kill_group};
+use super::super::runner::command;
 use super::RUNG;
 use super::child::{How, Numbers, Task, Trouble};
 
 /// How long a task may take.
 const LIMIT: Duration = Duration::from_secs(20);
-/// How long a killed process may take to go; one in the depths of the kernel may never.
-const DYING: Duration = Duration::from_millis(500);
 
 /// Starts helpers.
 #[derive(Debug, Clone)]
@@ -33,6 +32,21 @@ impl Helper {
     }
 
     pub fn run_for(&self, task: &Task, limit: Duration) -> Result<Numbers, Trouble> {
+        let mut running = self.start_task(task)?;
+        match running.wait(limit) {
+            Some(answer) => answer,
+            None => {
+                running.bury();
+                Err(Trouble::Slow(limit))
+            }
+        }
+    }
+
+    /// Begins a task; it is ended when it is dropped. Too many of the same task at the same place were killed and have not
+    /// gone: it is not begun.
+    pub fn start_task(&self, task: &Task) -> Result<Running, Trouble> {
+        let name = format!("the helper that {task}");
+        reaper::admit(&name).map_err(|error| Trouble::Text(error.to_string()))?;
         let mut child = command(&self.program)
             .args(["node-helper", "task"])
             .stdin(Stdio::piped())
@@ -45,25 +59,22 @@ impl Helper {
             // A helper that is gone says so by its missing answer.
             let _ = input.write_all(&text);
         }
-        match wait(&mut child, limit) {
-            Some(()) => answer(&mut child),
-            None => {
-                bury(child);
-                Err(Trouble::Slow(limit))
-            }
-        }
+        Ok(Running { child: Some(child), name })
     }
 
-    /// Takes one mount off a path: plainly, else by force, else lazily (umount2(2)).
+    /// Takes one bind off a path: plainly, else lazily (umount2(2)). Never by force: that would end what is under way for
+    /// all who have the share, on whatever path.
     pub fn ladder(&self, path: &Path) -> Result<()> {
         let mut last = None;
-        for how in [How::Plain, How::Force, How::Lazy] {
+        for how in [How::Plain, How::Lazy] {
             match self.run_for(&Task::Unmount { path: path.to_owned(), how }, RUNG) {
                 Ok(_) => return Ok(()),
+                // A rung before has done it after its time.
+                Err(Trouble::Errno(errno)) if errno == Errno::INVAL.raw_os_error() => return Ok(()),
                 Err(trouble) => {
-                    // Busy is no matter of force: somebody works there.
+                    // Somebody works there, and can go on with it.
                     if let (Trouble::Errno(errno), How::Plain) = (&trouble, how)
-                        && *errno == rustix::io::Errno::BUSY.raw_os_error()
+                        && *errno == Errno::BUSY.raw_os_error()
                         && !self.is_dead(path)
                     {
                         return Err(super::super::mounts::busy(path));
@@ -80,6 +91,35 @@ impl Helper {
     /// Whether the server behind a path does not answer, or knows the path no more.
     fn is_dead(&self, path: &Path) -> bool {
         self.run_for(&Task::Look { path: path.to_owned() }, RUNG).is_err()
+    }
+}
+
+/// A task under way.
+#[derive(Debug)]
+pub struct Running {
+    child: Option<Child>,
+    /// What it is counted as when it does not go.
+    name: String,
+}
+
+impl Running {
+    /// Its answer; `None`: there is none yet.
+    pub fn wait(&mut self, limit: Duration) -> Option<Result<Numbers, Trouble>> {
+        let child = self.child.as_mut()?;
+        wait(child, limit).map(|()| answer(child))
+    }
+
+    /// Kills it, and waits a moment for its end.
+    fn bury(mut self) {
+        self.child.take().map(|child| reaper::bury(child, &self.name));
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            reaper::leave(child, &self.name);
+        }
     }
 }
 
@@ -124,14 +164,6 @@ fn wait(child: &mut Child, limit: Duration) -> Option<()> {
     }
 }
 
-/// Kills a child; one that does not go is waited for elsewhere.
-fn bury(mut child: Child) {
-    let _ = child.kill();
-    if wait(&mut child, DYING).is_none() {
-        std::thread::spawn(move || kill_group(&mut child));
-    }
-}
-
 fn answer(child: &mut Child) -> Result<Numbers, Trouble> {
     let mut text = Vec::new();
     if let Some(mut output) = child.stdout.take() {
@@ -144,12 +176,12 @@ fn answer(child: &mut Child) -> Result<Numbers, Trouble> {
 impl Trouble {
     /// As an error that says what was being done.
     pub fn told(self, doing: &str) -> Error {
-        use rustix::io::Errno;
         match self {
             Self::Slow(limit) => Error::Unavailable(format!(
                 "{doing}: the NFS server did not answer in {} s; see whether it runs and can be reached from this node",
                 limit.as_secs()
             )),
+            Self::Option(text) => Error::Refused(format!("{doing}: {text}")),
             Self::Text(text) => Error::Unavailable(format!("{doing}: {text}")),
             Self::Errno(number) => {
                 let errno = Errno::from_raw_os_error(number);

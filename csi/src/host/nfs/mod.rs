@@ -5,6 +5,7 @@
 
 mod child;
 mod helper;
+mod last;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -14,11 +15,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use provisioners::{Condition, Ctx, Error, NfsMount, Result};
-use sha2::{Digest as _, Sha256};
+use rustix::io::Errno;
 
 use super::mountinfo::Mount;
 use super::stats::{Usage, VolumeStats};
-use super::{mounts, paths};
+use super::{digest, mounts, options, paths};
 pub use child::run as run_helper;
 use child::{Numbers, Task, Trouble};
 use helper::Helper;
@@ -27,6 +28,8 @@ use helper::Helper;
 const FRESH: Duration = Duration::from_secs(20);
 /// How many statistics are kept.
 const KEPT: usize = 4096;
+/// How many mounts may lie on each other on one path.
+const LAYERS: usize = 32;
 /// How long each rung of the unmount ladder may take.
 const RUNG: Duration = Duration::from_secs(5);
 
@@ -35,7 +38,11 @@ const RUNG: Duration = Duration::from_secs(5);
 pub struct Nfs {
     /// Where shares are mounted: `<kubelet directory>/plugins/volumectl.io/nfs`.
     home: PathBuf,
+    /// A directory to lock for each of them, so that a share that hangs keeps no other waiting.
+    locks: PathBuf,
     helper: Helper,
+    /// Shares whose data the server is being given.
+    syncs: last::Syncs,
     stats: Arc<Mutex<HashMap<PathBuf, (Instant, VolumeStats)>>>,
 }
 
@@ -43,7 +50,8 @@ impl Nfs {
     /// `kubelet` without symbolic links; `program` runs as the helper, with the argument `node-helper`.
     pub fn new(kubelet: &Path, program: PathBuf) -> Self {
         let home = kubelet.join("plugins/volumectl.io/nfs");
-        Self { home, helper: Helper::new(program), stats: Arc::default() }
+        let locks = kubelet.join("plugins/volumectl.io/nfs-locks");
+        Self { home, locks, helper: Helper::new(program), syncs: Arc::default(), stats: Arc::default() }
     }
 
     /// Starts helpers that do a controller's calls in a mounted share.
@@ -55,8 +63,8 @@ impl Nfs {
     fn base(&self, volume: &NfsMount, flags: &[String]) -> PathBuf {
         let all: BTreeSet<&str> = split(&volume.options).chain(split(flags)).collect();
         let all: Vec<&str> = [volume.server.as_str(), &volume.share].into_iter().chain(all).collect();
-        let digest = Sha256::digest(all.join("\n").as_bytes());
-        self.home.join(digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect::<String>())
+        let name = digest(all.join("\n"), 12);
+        self.home.join(if volume.force { name + last::FORCE } else { name })
     }
 
     /// The mounts of shares.
@@ -84,10 +92,11 @@ impl Nfs {
         read_only: bool,
     ) -> Result<()> {
         paths::make("staging_target_path", staging, paths::Kind::Directory)?;
-        mounts::parse_options(flags)?;
+        options::parse(flags)?;
+        one_version(flags)?;
         let base = self.base(volume, flags);
         make_dir(&self.home)?;
-        let _one = paths::lock(&self.home)?;
+        let _one = self.lock(ctx, &base)?;
         // Whoever had the lock may have taken the directory away with the share's last volume.
         make_dir(&base)?;
         ctx.stage("mounting the share");
@@ -104,7 +113,7 @@ impl Nfs {
         ctx.stage("binding the directory");
         let bound = self.bind(&base, &volume.dir, staging, read_only);
         if bound.is_err() {
-            let _ = self.release(ctx);
+            let _ = self.release(ctx, &base);
         }
         bound.map_err(|error| match error {
             Error::NotFound(_) => Error::NotFound(format!(
@@ -121,11 +130,14 @@ impl Nfs {
             if self.is_alive(base)? {
                 return Ok(mount);
             }
+            // The server has said that it does not know the share any more, so there is nothing to wait for.
             tracing::warn!(share = %volume.share, server = %volume.server, "a stale mount of the share is replaced");
             self.helper.ladder(base)?;
         }
         let (server, share) = (volume.server.clone(), volume.share.clone());
-        let options = volume.options.iter().chain(flags).cloned().collect();
+        // Who gives up what was written must not share the kernel's file system with who does not (nfs(5)).
+        let alone = volume.force.then(|| "nosharecache".to_owned());
+        let options = joined(&volume.options, flags).into_iter().chain(alone).collect();
         let target = base.to_owned();
         let mounted = match &volume.local {
             Some(source) => self.helper.run(&Task::Bind {
@@ -136,7 +148,7 @@ impl Nfs {
             }),
             None => self.helper.run(&Task::Mount { server, share, target, options }),
         };
-        mounted.map_err(|trouble| trouble.told(&format!("mounting {}:{}", volume.server, volume.share)))?;
+        mounted.map_err(|trouble| not_mounted(volume, trouble))?;
         let mount = mounts::on(base)?.pop();
         mount.ok_or_else(|| {
             Error::Internal(format!("{} is not mounted after the kernel said so", base.display()))
@@ -174,37 +186,18 @@ impl Nfs {
         given.map_err(|trouble| trouble.told(&format!("giving {} to group {gid}", staging.display())))
     }
 
-    /// Unmounts everything on a path: plainly, else by force, else lazily.
+    /// Unmounts everything on a path - binds of a share that stays mounted -: plainly, else lazily.
     pub fn unmount(&self, ctx: &Ctx, path: &Path) -> Result<()> {
         ctx.stage("unmounting");
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
-        while !mounts::on(path)?.is_empty() {
+        for _ in 0..LAYERS {
+            if mounts::on(path)?.is_empty() {
+                return Ok(());
+            }
             ctx.check()?;
             self.helper.ladder(path)?;
         }
-        Ok(())
-    }
-
-    /// Takes down a staging path, and the share's mount when nothing else uses it.
-    pub fn unstage(&self, ctx: &Ctx, staging: &Path) -> Result<()> {
-        self.unmount(ctx, staging)?;
-        if !self.home.is_dir() {
-            return Ok(());
-        }
-        let _one = paths::lock(&self.home)?;
-        self.release(ctx)
-    }
-
-    /// Unmounts shares that no directory is bound of.
-    fn release(&self, ctx: &Ctx) -> Result<()> {
-        for base in self.bases()? {
-            let used = mounts::select(|m| is_of(m, &base) && m.target.parent() != Some(&self.home))?;
-            if used.is_empty() {
-                self.unmount(ctx, &base.target)?;
-                let _ = fs::remove_dir(&base.target);
-            }
-        }
-        Ok(())
+        Err(mounts::busy(path))
     }
 
     /// The statistics of a published volume.
@@ -238,6 +231,31 @@ fn make_dir(path: &Path) -> Result<()> {
     made.map_err(|e| Error::io(format!("making {}", path.display()), e))
 }
 
+/// The version of NFS that an option asks for.
+fn version(option: &str) -> Option<&str> {
+    option.strip_prefix("vers=").or_else(|| option.strip_prefix("nfsvers="))
+}
+
+/// Refuses options that ask for two versions of NFS.
+fn one_version(options: &[String]) -> Result<()> {
+    let mut asked = split(options).filter_map(|option| Some((option, version(option)?)));
+    let Some((first, wanted)) = asked.next() else { return Ok(()) };
+    match asked.find(|(_, other)| *other != wanted) {
+        Some((other, _)) => {
+            let problem = format!("{first:?} and {other:?} contradict each other; remove one of them");
+            Err(Error::invalid("mount_flags", problem))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The options of the share and the class, then those of the call, whose version counts.
+fn joined(volume: &[String], flags: &[String]) -> Vec<String> {
+    let chosen = split(flags).any(|option| version(option).is_some());
+    let before = split(volume).filter(|option| !chosen || version(option).is_none());
+    before.chain(split(flags)).map(str::to_owned).collect()
+}
+
 fn split(options: &[String]) -> impl Iterator<Item = &str> {
     options.iter().flat_map(|some| some.split(',')).filter(|option| !option.is_empty())
 }
@@ -249,6 +267,19 @@ fn is_of(mount: &Mount<'_>, base: &Mount<'_>) -> bool {
 
 fn join(root: &Path, dir: &str) -> PathBuf {
     if dir.is_empty() { root.to_owned() } else { root.join(dir) }
+}
+
+/// Why a share could not be mounted. One that its server does not have is no volume that is not there.
+fn not_mounted(volume: &NfsMount, trouble: Trouble) -> Error {
+    let doing = format!("mounting {}:{}", volume.server, volume.share);
+    match trouble {
+        Trouble::Errno(errno) if volume.local.is_none() && errno == Errno::NOENT.raw_os_error() => {
+            Error::Unavailable(format!(
+                "{doing}: the server says that it exports no such path, as one does for some moments when it comes back; see its exports, and repeat the call"
+            ))
+        }
+        other => other.told(&doing),
+    }
 }
 
 fn is_stale(errno: i32) -> bool {

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use provisioners::{Ctx, Error, RbdImage, Result};
+use provisioners::{Ctx, Error, RbdIdentity, RbdImage, Result};
 use rustix::io::Errno;
 
 use super::super::runner::Tools;
@@ -30,6 +30,8 @@ pub struct Mapped {
     pool: String,
     namespace: String,
     name: String,
+    /// `None` on kernels that do not tell.
+    identity: Option<RbdIdentity>,
     /// The cluster's fsid; empty on kernels that do not tell.
     pub fsid: String,
     /// The client's address with its nonce.
@@ -46,6 +48,7 @@ impl Mapped {
             pool: self.pool.clone(),
             namespace: self.namespace.clone(),
             image: self.name.clone(),
+            identity: self.identity.clone(),
             fsid: self.fsid.clone(),
             ..RbdImage::default()
         }
@@ -64,32 +67,31 @@ impl Krbd {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(|e| Error::io(format!("reading {}", self.bus.display()), e))?,
         };
-        let read = |entry: fs::DirEntry| {
-            let number = entry.file_name().to_str()?.parse().ok()?;
-            let text = |name: &str| {
-                let text = fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-                text.trim().to_owned()
-            };
-            // A mapped snapshot is not the image.
-            matches!(text("current_snap").as_str(), "-" | "").then(|| Mapped {
-                number,
-                pool: text("pool"),
-                namespace: text("pool_ns"),
-                name: text("name"),
-                fsid: text("cluster_fsid"),
-                client: text("client_addr"),
-            })
-        };
-        Ok(entries.flatten().filter_map(read).collect())
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| Error::io(format!("reading {}", self.bus.display()), e))?;
+            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(number) = number {
+                found.extend(mapped(&entry.path(), number)?);
+            }
+        }
+        Ok(found)
     }
 
-    /// The device of an image; `fsid` tells clusters apart, if it is known.
+    /// The device of an image; `fsid` and the image's identity tell it from others of its name, as far as they are known.
     pub fn find(&self, image: &RbdImage, fsid: &str) -> Result<Option<Mapped>> {
         let same = |m: &Mapped| {
-            (&m.pool, &m.namespace, &m.name) == (&image.pool, &image.namespace, &image.image)
-                && (fsid.is_empty() || m.fsid.is_empty() || m.fsid == fsid)
+            is_named(m, image, fsid) && may_be_same(m.identity.as_ref(), image.identity.as_ref())
         };
         Ok(self.all()?.into_iter().find(same))
+    }
+
+    /// The devices of other images that had this one's name before it.
+    pub fn namesakes(&self, image: &RbdImage) -> Result<Vec<PathBuf>> {
+        let other = |m: &Mapped| {
+            is_named(m, image, &image.fsid) && !may_be_same(m.identity.as_ref(), image.identity.as_ref())
+        };
+        Ok(self.all()?.iter().filter(|m| other(m)).map(Mapped::device).collect())
     }
 
     /// The mapping behind a device.
@@ -104,8 +106,7 @@ impl Krbd {
     /// Maps an image.
     pub fn map(&self, tools: &Tools, ctx: &Ctx, image: &RbdImage, read_only: bool) -> Result<Mapped> {
         self.ensure(tools, ctx)?;
-        self.write("add", &add_line(image, read_only)?)
-            .map_err(|e| failed(&format!("mapping {}/{}", image.pool, image.image), &e))?;
+        self.write("add", &add_line(image, read_only)?).map_err(|e| not_mapped(image, &e))?;
         let begun = Instant::now();
         loop {
             let found = self.find(image, &image.fsid)?;
@@ -189,6 +190,35 @@ impl Krbd {
     }
 }
 
+/// What the kernel says of a device; `None`: it is a snapshot's, or was unmapped meanwhile. What cannot be read is an error,
+/// never another image.
+fn mapped(dir: &Path, number: u32) -> Result<Option<Mapped>> {
+    let text = |name: &str| match fs::read_to_string(dir.join(name)) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        // Not told by this kernel, or gone.
+        Err(e) if e.kind() == io::ErrorKind::NotFound || is(&e, Errno::NODEV) => Ok(String::new()),
+        Err(e) => Err(Error::io(format!("reading {}", dir.join(name).display()), e)),
+    };
+    if !matches!(text("current_snap")?.as_str(), "-" | "") {
+        return Ok(None);
+    }
+    let (pool, name) = (text("pool")?, text("name")?);
+    let (pool_id, image) = (text("pool_id")?.parse().ok(), text("image_id")?);
+    let identity = pool_id.filter(|_| !image.is_empty()).map(|pool| RbdIdentity { pool, image });
+    let (namespace, fsid, client) = (text("pool_ns")?, text("cluster_fsid")?, text("client_addr")?);
+    Ok((!name.is_empty()).then_some(Mapped { number, pool, namespace, name, identity, fsid, client }))
+}
+
+fn is_named(m: &Mapped, image: &RbdImage, fsid: &str) -> bool {
+    (&m.pool, &m.namespace, &m.name) == (&image.pool, &image.namespace, &image.image)
+        && (fsid.is_empty() || m.fsid.is_empty() || m.fsid == fsid)
+}
+
+/// Whether nothing known speaks against two identities being one image's.
+pub fn may_be_same(a: Option<&RbdIdentity>, b: Option<&RbdIdentity>) -> bool {
+    a.zip(b).is_none_or(|(a, b)| a == b)
+}
+
 /// `<monitors> <options> <pool> <image> -`.
 fn add_line(image: &RbdImage, read_only: bool) -> Result<String> {
     if image.monitors.is_empty() {
@@ -212,6 +242,15 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
 }
 
+fn not_mapped(image: &RbdImage, error: &io::Error) -> Error {
+    let doing = format!("mapping {}/{}", image.pool, image.image);
+    let away = is(error, Errno::TIMEDOUT) || is(error, Errno::NOENT);
+    match super::newer_key(image).filter(|_| !away) {
+        Some(hint) => Error::Unavailable(format!("{doing}: {error}: {hint}")),
+        None => failed(&doing, error),
+    }
+}
+
 fn failed(doing: &str, error: &io::Error) -> Error {
     let hint = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NXIO) => {
@@ -224,6 +263,9 @@ fn failed(doing: &str, error: &io::Error) -> Error {
             "the user may not; it needs osd 'profile rbd pool=...', or the key is another"
         }
         Some(Errno::NOENT) => "no such pool or image",
+        Some(Errno::NOPKG) => {
+            "this kernel lacks what Ceph encrypts with; load its modules (`modprobe aes`, `modprobe cbc`, `modprobe gcm`)"
+        }
         Some(Errno::TIMEDOUT | Errno::IO) => {
             "the monitors do not answer this node; check network and ms_mode"
         }

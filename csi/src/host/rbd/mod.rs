@@ -5,21 +5,29 @@
 
 mod fuse;
 mod krbd;
+mod noted;
 mod qmp;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use provisioners::{Ctx, Error, RbdImage, RbdMounter, Result};
+use provisioners::rbd::{AES256K, is_aes256k};
+use provisioners::{Ctx, Error, RbdIdentity, RbdImage, RbdMounter, Result, Stored, seal, unseal};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::attach::{AttachRequest, Attached};
-use super::paths;
+use super::outside::Outside;
 use super::runner::Tools;
+use super::{digest, paths};
 use fuse::Left;
-use krbd::Krbd;
+use krbd::{Krbd, may_be_same};
+
+/// What to say when an image was not mapped with a key that older clients cannot use.
+fn newer_key(image: &RbdImage) -> Option<&'static str> {
+    let newer = image.key.as_ref().is_some_and(|key| is_aes256k(key.reveal()));
+    newer.then_some(AES256K)
+}
 
 /// What is written down of a mapping.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,9 +37,16 @@ struct Note {
     pool: String,
     namespace: String,
     image: String,
+    /// Drivers before this one have not noted it.
+    #[serde(default)]
+    identity: Option<RbdIdentity>,
     fsid: String,
     mounter: RbdMounter,
     unmap_options: Vec<String>,
+}
+
+impl Stored for Note {
+    const KIND: &'static str = "Mapping";
 }
 
 /// An image that is mapped on this node.
@@ -54,19 +69,20 @@ pub struct Rbd {
     state: PathBuf,
     /// qemu-storage-daemon.
     daemon: Option<PathBuf>,
+    /// Where it is started.
+    outside: Outside,
 }
 
 impl Rbd {
     /// `daemon` is qemu-storage-daemon, where it is not among the node's programs.
-    pub fn new(state: &Path, bus: &Path, daemon: Option<PathBuf>) -> Self {
-        Self { krbd: Krbd::new(bus), state: state.join("rbd"), daemon }
+    pub fn new(state: &Path, bus: &Path, daemon: Option<PathBuf>, outside: Outside) -> Self {
+        Self { krbd: Krbd::new(bus), state: state.join("rbd"), daemon, outside }
     }
 
     fn dir(&self, image: &RbdImage) -> PathBuf {
         let name =
             [&image.cluster, &image.pool, &image.namespace, &image.image].map(String::as_str).join("\n");
-        let digest = Sha256::digest(name.as_bytes());
-        self.state.join(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>())
+        self.state.join(digest(name, 16))
     }
 
     /// The mapping of an image, if it is mapped here: by this driver, or by somebody else with the kernel's client.
@@ -74,11 +90,14 @@ impl Rbd {
         let dir = self.dir(image);
         let note = read_note(&dir)?;
         if let Some(note) = note.clone().filter(|note| note.mounter == RbdMounter::Fuse) {
-            let device = fuse::device(&dir)?;
-            return Ok(device.map(|device| Mapping { device, note, dir, number: None, client: None }));
+            let Some(device) = fuse::device(&dir)? else { return Ok(None) };
+            refuse_namesake(image, &note, &device)?;
+            return Ok(Some(Mapping { device, note, dir, number: None, client: None }));
         }
         let fsid = note.as_ref().map_or(image.fsid.as_str(), |note| note.fsid.as_str());
-        let Some(found) = self.krbd.find(image, fsid)? else { return Ok(None) };
+        let noted = note.as_ref().and_then(|note| note.identity.clone());
+        let meant = RbdImage { identity: image.identity.clone().or(noted), ..image.clone() };
+        let Some(found) = self.krbd.find(&meant, fsid)? else { return Ok(None) };
         let note = note.unwrap_or_else(|| note_of(image, RbdMounter::Krbd));
         Ok(Some(Self::krbd_mapping(dir, note, &found)))
     }
@@ -105,6 +124,7 @@ impl Rbd {
             let dir = self.noted(|note| {
                 (&note.pool, &note.namespace, &note.image) == (&image.pool, &image.namespace, &image.image)
                     && (note.fsid.is_empty() || found.fsid.is_empty() || note.fsid == found.fsid)
+                    && may_be_same(note.identity.as_ref(), image.identity.as_ref())
             })?;
             let (dir, note) = dir.unwrap_or_else(|| (self.dir(&image), note_of(&image, RbdMounter::Krbd)));
             return Ok(Some(Self::krbd_mapping(dir, note, &found)));
@@ -114,17 +134,29 @@ impl Rbd {
         Ok(Some(Mapping { device: device.to_owned(), note, dir, number: None, client: None }))
     }
 
-    fn noted(&self, mut wanted: impl FnMut(&Note) -> bool) -> Result<Option<(PathBuf, Note)>> {
-        let entries = match fs::read_dir(&self.state) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(|e| Error::io(format!("reading {}", self.state.display()), e))?,
-        };
-        for entry in entries.flatten() {
-            if let Some(note) = read_note(&entry.path())?.filter(|note| wanted(note)) {
-                return Ok(Some((entry.path(), note)));
+    /// The mapping whose note is wanted. None, and one that cannot be read: it may be that, so its error is the answer.
+    fn noted(&self, wanted: impl Fn(&Note) -> bool) -> Result<Option<(PathBuf, Note)>> {
+        let mut problem = None;
+        for dir in self.dirs()? {
+            match read_note(&dir) {
+                Ok(Some(note)) if wanted(&note) => return Ok(Some((dir, note))),
+                Ok(_) => {}
+                Err(error) => problem = Some(error),
             }
         }
-        Ok(None)
+        problem.map_or(Ok(None), Err)
+    }
+
+    /// The directories of mappings.
+    fn dirs(&self) -> Result<Vec<PathBuf>> {
+        let doing = |e| Error::io(format!("reading {}", self.state.display()), e);
+        match fs::read_dir(&self.state) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            other => {
+                let paths = other.map_err(doing)?.map(|entry| entry.map(|entry| entry.path()));
+                paths.collect::<io::Result<_>>().map_err(doing)
+            }
+        }
     }
 
     /// Maps an image, or finds the mapping that is there.
@@ -132,9 +164,12 @@ impl Rbd {
         let dir = self.dir(image);
         fs::create_dir_all(&dir).map_err(|e| Error::io(format!("making {}", dir.display()), e))?;
         // One at a time maps an image, of all processes.
-        let _one = paths::lock(&dir)?;
+        let _one = paths::lock_in_time(ctx, &dir)?;
         if let Some(found) = self.find(image)? {
             return Ok(Attached { device: found.device, fresh: false, client: found.client });
+        }
+        if let Some(problem) = fuse::problem(&dir)? {
+            return Err(Error::Refused(format!("volume {}: {problem}", r.id)));
         }
         if image.mounter == RbdMounter::Fuse {
             match fuse::resume(ctx, &dir, r.read_only)? {
@@ -152,8 +187,8 @@ impl Rbd {
         if r.alone {
             self.refuse_second(image, r.id)?;
         }
-        if image.locked {
-            r.log.attaching(&self.clients()?)?;
+        if r.alone || image.locked {
+            r.log.attaching(&self.clients()?, r.alone)?;
         }
         if image.key.is_none() {
             return Err(Error::invalid(
@@ -164,6 +199,9 @@ impl Rbd {
         write_note(&dir, &note_of(image, image.mounter))?;
         match image.mounter {
             RbdMounter::Krbd => {
+                for device in self.krbd.namesakes(image)? {
+                    tracing::warn!(device = %device.display(), pool = image.pool, image = image.image, "this device is of an image of the same name that was deleted; unmap it when nobody uses it");
+                }
                 let mapped = self.krbd.map(tools, ctx, image, r.read_only)?;
                 let client = Some(mapped.client.clone()).filter(|client| !client.is_empty());
                 Ok(Attached { device: mapped.device(), fresh: true, client })
@@ -173,7 +211,8 @@ impl Rbd {
                     Some(program) => program.clone(),
                     None => tools.path("qemu-storage-daemon")?.to_owned(),
                 };
-                let device = fuse::map(tools, ctx, &program, &dir, image, r.read_only)?;
+                let start = fuse::Start { tools, outside: &self.outside, program: &program };
+                let device = start.map(ctx, &dir, image, r.read_only)?;
                 Ok(Attached { device, fresh: true, client: None })
             }
         }
@@ -205,9 +244,13 @@ impl Rbd {
                 let force = mapping.note.unmap_options.iter().any(|option| option == "force");
                 self.krbd.unmap(ctx, number, force)?;
             }
-            None => fuse::unmap(ctx, &mapping.dir, Some(&mapping.device))?,
+            None => {
+                let _one = paths::lock_in_time(ctx, &mapping.dir)?;
+                fuse::unmap(ctx, &mapping.dir, Some(&mapping.device))?;
+            }
         }
-        remove_dir(&mapping.dir)
+        remove_rest(&mapping.dir);
+        Ok(())
     }
 
     /// Takes away what is left of a mapping that has no device any more.
@@ -216,10 +259,12 @@ impl Rbd {
         match read_note(&dir)? {
             None => Ok(()),
             Some(note) => {
+                let _one = paths::lock_in_time(ctx, &dir)?;
                 if note.mounter == RbdMounter::Fuse {
                     fuse::unmap(ctx, &dir, None)?;
                 }
-                remove_dir(&dir)
+                remove_rest(&dir);
+                Ok(())
             }
         }
     }
@@ -233,30 +278,62 @@ impl Rbd {
         }
     }
 
-    /// Takes away what is left of mappings whose helper has died and that nobody uses. Returns what it did.
+    /// Whether a device is what a helper made of an image, also one that has died.
+    pub fn is_of(&self, image: &RbdImage, device: &Path) -> Result<bool> {
+        Ok(fuse::dir_of(&self.state, device)?.is_some_and(|dir| dir == self.dir(image)))
+    }
+
+    /// What is wrong with a device: its helper has died.
+    pub fn problem(&self, device: &Path) -> Result<Option<String>> {
+        match fuse::dir_of(&self.state, device)? {
+            Some(dir) => fuse::problem(&dir),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes away what is left of mappings whose helper has died and that nobody uses. Returns what it did. One that is
+    /// in use cannot be helped from here: that is an error in the log.
     pub fn recover(&self) -> Result<Vec<String>> {
         let mut done = Vec::new();
-        let mut dead = Vec::new();
-        self.noted(|note| {
-            dead.push(note.clone());
-            false
-        })
-        .map(drop)?;
-        for note in dead.into_iter().filter(|note| note.mounter == RbdMounter::Fuse) {
-            let dir = self.dir(&RbdImage {
-                cluster: note.cluster.clone(),
-                pool: note.pool.clone(),
-                namespace: note.namespace.clone(),
-                image: note.image.clone(),
-                ..RbdImage::default()
-            });
-            if fuse::clear_dead(&dir)? {
-                remove_dir(&dir)?;
-                done.push(format!("removed the dead mapping of {}/{}", note.pool, note.image));
+        for dir in self.dirs()? {
+            match recover_one(&dir) {
+                Ok(cleared) => done.extend(cleared),
+                Err(error) => tracing::error!(mapping = %dir.display(), %error, "a mapped image"),
             }
         }
         Ok(done)
     }
+}
+
+fn recover_one(dir: &Path) -> Result<Option<String>> {
+    let Some(note) = read_note(dir)?.filter(|note| note.mounter == RbdMounter::Fuse) else {
+        return Ok(None);
+    };
+    // Locked: another driver maps it just now.
+    let Some(_one) = paths::try_lock(dir)? else { return Ok(None) };
+    fuse::remove_key(dir)?;
+    if let Some(problem) = fuse::problem(dir)? {
+        let (pool, image) = (note.pool, note.image);
+        return Err(Error::Unavailable(format!("image {pool}/{image}: {problem}")));
+    }
+    if !fuse::clear_dead(dir)? {
+        return Ok(None);
+    }
+    remove_dir(dir)?;
+    Ok(Some(format!("removed the dead mapping of {}/{}, which nobody uses", note.pool, note.image)))
+}
+
+/// A helper has one image of a name.
+fn refuse_namesake(image: &RbdImage, note: &Note, device: &Path) -> Result<()> {
+    if may_be_same(image.identity.as_ref(), note.identity.as_ref()) {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "{} is of an image {}/{} that was deleted; another has its name now. Unstage the volume here before it is staged",
+        device.display(),
+        image.pool,
+        image.image
+    )))
 }
 
 fn note_of(image: &RbdImage, mounter: RbdMounter) -> Note {
@@ -265,6 +342,7 @@ fn note_of(image: &RbdImage, mounter: RbdMounter) -> Note {
         pool: image.pool.clone(),
         namespace: image.namespace.clone(),
         image: image.image.clone(),
+        identity: image.identity.clone(),
         fsid: image.fsid.clone(),
         mounter,
         unmap_options: image.unmap_options.clone(),
@@ -274,9 +352,7 @@ fn note_of(image: &RbdImage, mounter: RbdMounter) -> Note {
 fn read_note(dir: &Path) -> Result<Option<Note>> {
     let path = dir.join("mapping.json");
     match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|e| Error::Corrupt { what: path.display().to_string(), problem: e.to_string() }),
+        Ok(bytes) => unseal(&path.display().to_string(), &bytes).map(Some),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
         Err(e) => Err(Error::io(format!("reading {}", path.display()), e)),
     }
@@ -284,10 +360,17 @@ fn read_note(dir: &Path) -> Result<Option<Note>> {
 
 fn write_note(dir: &Path, note: &Note) -> Result<()> {
     let doing = |e| Error::io(format!("writing {}", dir.join("mapping.json").display()), e);
-    let bytes = serde_json::to_vec(note).map_err(|e| Error::Internal(e.to_string()))?;
+    let bytes = seal(note)?;
     let temporary = dir.join("mapping.json.new");
     fs::write(&temporary, bytes).map_err(doing)?;
     fs::rename(&temporary, dir.join("mapping.json")).map_err(doing)
+}
+
+/// What was noted of a mapping that is gone says nothing, so where it cannot be removed it may stay.
+fn remove_rest(dir: &Path) {
+    if let Err(error) = remove_dir(dir) {
+        tracing::warn!(%error, "the note of a mapping that is gone stays");
+    }
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::FsNote;
 
 /// What a kill between two steps leaves, made by hand.
 #[tokio::test]
@@ -85,7 +86,7 @@ async fn recovery_finishes_and_cleans_and_says_so() {
     assert!(done[0].contains("deletion of volume-v") && done[1].contains("snapshot-x"));
     bench.assert_tidy();
     assert_eq!(bench.local.get(&kept.id).await.unwrap(), kept);
-    assert_eq!(bench.local.get_snapshot(&snapshot.id).await.unwrap(), snapshot);
+    assert_eq!(bench.local.get_snapshot(&Ctx::new(), &snapshot.id).await.unwrap(), snapshot);
     assert!(bench.local.recover().unwrap().is_empty());
 }
 
@@ -132,7 +133,7 @@ async fn a_half_written_new_record_does_not_matter() {
     let bench = Bench::new();
     let id = bench.make("v").await.id;
     std::fs::write(bench.root().join("v/.volume.json.tmp"), "{\"sch").unwrap();
-    bench.local.formatted(&id, "ext4", true).await.unwrap();
+    bench.local.note(&id, &FsNote::Made("ext4".into())).await.unwrap();
     assert_eq!(names(&bench.root().join("v")), ["disk.img", "volume.json"]);
 }
 

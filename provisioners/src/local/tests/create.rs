@@ -185,6 +185,22 @@ async fn here_is_good_enough_when_it_is_one_of_several_places() {
     bench.create(VolumeSpec { topology, ..spec("v") }).await.unwrap();
 }
 
+/// A scheduler tries another node where there is no room, and gives up where there is no source.
+#[tokio::test]
+async fn a_source_of_another_node_has_the_scheduler_try_that() {
+    let bench = Bench::new();
+    let topology = Some(TopologyRequest {
+        requisite: vec![bench.local.topology()],
+        preferred: vec![bench.local.topology()],
+    });
+    for source in [Source::Volume("default:there".into()), Source::Snapshot("default:there".into())] {
+        let spec = VolumeSpec { topology: topology.clone(), ..spec_from("v", source.clone()) };
+        refused(bench.create(spec).await, "exhausted", "nodeAffinity of the source");
+        refused(bench.create(spec_from("v", source)).await, "not_found", "default:there");
+    }
+    assert!(names(&bench.root()).iter().all(|name| name == ".volumectl"));
+}
+
 #[tokio::test]
 async fn another_clusters_volume_is_not_taken_over() {
     let mut bench = Bench::new();
@@ -232,10 +248,16 @@ async fn a_stopped_creation_leaves_nothing() {
 async fn whether_a_volume_satisfies_parameters_is_answered() {
     let bench = Bench::new();
     let volume = bench.make("v").await;
-    let differs = async |pairs: &[(&str, &str)]| bench.local.differs(&volume.id, &map(pairs)).await.unwrap();
+    let differs = async |pairs: &[(&str, &str)]| {
+        bench.local.differs(&Ctx::new(), &volume.id, &map(pairs)).await.unwrap()
+    };
     assert_eq!(differs(&[]).await, None);
     assert_eq!(differs(&[("type", "file")]).await, None);
     assert!(differs(&[("thick", "true")]).await.unwrap().contains("thick"));
-    refused(bench.local.differs(&volume.id, &map(&[("x", "y")])).await, "invalid", "unknown");
-    refused(bench.local.differs(&"default:no".into(), &map(&[])).await, "not_found", "default:no");
+    refused(bench.local.differs(&Ctx::new(), &volume.id, &map(&[("x", "y")])).await, "invalid", "unknown");
+    refused(
+        bench.local.differs(&Ctx::new(), &"default:no".into(), &map(&[])).await,
+        "not_found",
+        "default:no",
+    );
 }

@@ -216,3 +216,24 @@ async fn a_read_only_root_fails_the_check() {
     }
     refused(bench.local.check().await, "unavailable", "read-only file system");
 }
+
+/// Giving a volume up needs no space: neither its record, which becomes shorter, nor its removal.
+#[tokio::test]
+async fn a_volume_on_a_full_root_is_unpublished_and_deleted() {
+    for mount in [Mount::tmpfs("size=24m"), Mount::image("ext4", 32 * MIB)].into_iter().flatten() {
+        let bench = mount.bench();
+        let id = bench.make("v").await.id;
+        let node = NodeId::from("worker-1");
+        let request = PublishRequest { node: node.clone(), capability: mounted(""), read_only: false };
+        bench.local.publish(&Ctx::new(), &id, &request).await.unwrap();
+        let mut full = std::fs::File::create(mount.root("full")).unwrap();
+        while std::io::Write::write_all(&mut full, &[1; 4096]).is_ok() {}
+        let error = std::fs::write(mount.root("more"), [1; 8192]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        bench.local.unpublish(&Ctx::new(), &id, Some(&node)).await.unwrap();
+        assert!(bench.local.get(&id).await.unwrap().published.is_empty());
+        bench.delete(&id).await.unwrap();
+        mount.assert_tidy();
+        assert!(!mount.root("v").exists());
+    }
+}

@@ -29,13 +29,13 @@ async fn a_group_is_all_its_snapshots_at_one_moment() {
     );
     bench.restart(|_| {});
     assert_eq!(bench.local.snapshot_group(&Ctx::new(), spec).await.unwrap(), group);
-    assert_eq!(bench.local.get_group("default:g", &[]).await.unwrap(), group);
+    assert_eq!(bench.local.get_group(&Ctx::new(), "default:g", &[]).await.unwrap(), group);
     refused(
         bench.local.snapshot_group(&Ctx::new(), group_spec("g", &[&b])).await,
         "already_exists",
         "of default:a, fast:b",
     );
-    assert_eq!(bench.local.list_snapshots(None, None, 0).await.unwrap().items.len(), 2);
+    assert_eq!(bench.local.list_snapshots(&Ctx::new(), None, None, 0).await.unwrap().items.len(), 2);
     let restored =
         bench.create(spec_from("r", Source::Snapshot(group.snapshots[0].id.clone()))).await.unwrap();
     assert_eq!(restored.capacity, 16 * MIB);
@@ -53,18 +53,18 @@ async fn a_group_is_deleted_as_a_whole() {
         "invalid",
         "a member of group default:g",
     );
-    refused(bench.local.get_group("default:g", &members[..1]).await, "invalid", "snapshot_ids");
+    refused(bench.local.get_group(&Ctx::new(), "default:g", &members[..1]).await, "invalid", "snapshot_ids");
     refused(
         bench.local.delete_group(&Ctx::new(), "default:g", &members[..1]).await,
         "invalid",
         "snapshot_ids",
     );
-    bench.local.get_group("default:g", &members).await.unwrap();
+    bench.local.get_group(&Ctx::new(), "default:g", &members).await.unwrap();
     for _ in 0..2 {
         bench.local.delete_group(&Ctx::new(), "default:g", &members).await.unwrap();
     }
-    refused(bench.local.get_group("default:g", &[]).await, "not_found", "default:g");
-    refused(bench.local.get_snapshot(&members[1]).await, "not_found", "no such snapshot");
+    refused(bench.local.get_group(&Ctx::new(), "default:g", &[]).await, "not_found", "default:g");
+    refused(bench.local.get_snapshot(&Ctx::new(), &members[1]).await, "not_found", "no such snapshot");
     bench.local.delete_group(&Ctx::new(), "junk", &[]).await.unwrap();
     assert!(names(&bench.own("groups")).is_empty());
     assert!(names(&bench.own("snapshots")).is_empty());
@@ -87,7 +87,7 @@ async fn a_group_that_was_not_quiet_is_none() {
         "default:no",
     );
     assert!(names(&bench.own("groups")).is_empty());
-    assert!(bench.local.list_snapshots(None, None, 0).await.unwrap().items.is_empty());
+    assert!(bench.local.list_snapshots(&Ctx::new(), None, None, 0).await.unwrap().items.is_empty());
     bench.assert_tidy();
 }
 
@@ -100,8 +100,12 @@ async fn a_group_interrupted_before_its_record_does_not_exist_and_heals() {
     let (complete, pending) = (bench.own("groups/g.json"), bench.own("groups/g.pending"));
     for recover in [true, false] {
         std::fs::rename(&complete, &pending).unwrap();
-        refused(bench.local.get_snapshot(&group.snapshots[0].id).await, "not_found", "no such snapshot");
-        assert!(bench.local.list_snapshots(None, None, 0).await.unwrap().items.is_empty());
+        refused(
+            bench.local.get_snapshot(&Ctx::new(), &group.snapshots[0].id).await,
+            "not_found",
+            "no such snapshot",
+        );
+        assert!(bench.local.list_snapshots(&Ctx::new(), None, None, 0).await.unwrap().items.is_empty());
         if recover {
             bench.restart(|_| {});
             let done = bench.local.recover().unwrap();
@@ -124,6 +128,6 @@ async fn a_group_that_lost_a_member_says_so() {
     let group = bench.local.snapshot_group(&Ctx::new(), group_spec("g", &[&a, &b])).await.unwrap();
     let key = group.snapshots[0].id.0.strip_prefix("default:").unwrap().to_owned();
     std::fs::remove_dir_all(bench.own("snapshots").join(key)).unwrap();
-    refused(bench.local.get_group("default:g", &[]).await, "corrupt", "is missing");
+    refused(bench.local.get_group(&Ctx::new(), "default:g", &[]).await, "corrupt", "is missing");
     bench.local.delete_group(&Ctx::new(), "default:g", &[]).await.unwrap();
 }

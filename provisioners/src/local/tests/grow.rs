@@ -1,6 +1,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
+use crate::FsNote;
 
 async fn expand(bench: &Bench, id: &VolumeId, required: u64, limit: u64) -> Result<crate::ExpandOutcome> {
     bench.local.expand(&Ctx::new(), id, CapacityRange { required, limit }).await
@@ -88,6 +89,6 @@ async fn only_what_can_change_is_modified() {
     let node = bench.access(&file).await.unwrap();
     assert_eq!(node.root_mode, Some(0o711));
     refused(modify(&file, &[("uid", "1")]).await, "invalid", "only a volume of type \"directory\"");
-    bench.local.formatted(&file, "ext4", true).await.unwrap();
+    bench.local.note(&file, &FsNote::Made("ext4".into())).await.unwrap();
     refused(modify(&file, &[("mode", "0700")]).await, "invalid", "holds ext4 already");
 }

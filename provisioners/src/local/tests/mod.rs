@@ -23,6 +23,7 @@ mod delete;
 mod filesystems;
 mod groups;
 mod grow;
+mod handover;
 mod listing;
 mod node;
 mod snapshots;
@@ -39,6 +40,7 @@ pub(super) struct FakeHost {
     users: Mutex<Vec<String>>,
     refuse_quiesce: AtomicBool,
     fail_resume: AtomicBool,
+    written_while_copied: AtomicBool,
     while_quiet: Mutex<Option<Hook>>,
     calls: Mutex<Vec<String>>,
 }
@@ -78,6 +80,17 @@ impl LocalHost for FakeHost {
             hook();
         }
         Ok(Box::new(Quiet(self.fail_resume.load(Ordering::Relaxed))))
+    }
+
+    fn activity(&self, data: &Path) -> Result<String> {
+        self.note("activity", data);
+        if self.written_while_copied.load(Ordering::Relaxed) {
+            use std::os::unix::fs::FileExt as _;
+            // Longer than the tick that times are rounded to.
+            std::thread::sleep(Duration::from_millis(20));
+            std::fs::File::options().write(true).open(data).unwrap().write_all_at(b"now", 0).unwrap();
+        }
+        Ok("the same".into())
     }
 
     fn grown(&self, data: &Path) -> Result<()> {

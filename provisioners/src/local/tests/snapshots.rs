@@ -2,6 +2,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
+use crate::FsNote;
 
 /// A 16 MiB volume with 1 MiB of data at 8 MiB.
 async fn with_data(bench: &Bench, name: &str) -> VolumeId {
@@ -35,7 +36,7 @@ async fn the_same_snapshot_is_the_same_at_every_call() {
     bench.restart(|_| {});
     std::fs::write(bench.root().join("v/disk.img"), vec![9; 16 << 20]).unwrap();
     assert_eq!(bench.snapshot("s", &id).await.unwrap(), first);
-    assert_eq!(bench.local.get_snapshot(&first.id).await.unwrap(), first);
+    assert_eq!(bench.local.get_snapshot(&Ctx::new(), &first.id).await.unwrap(), first);
     let other = bench.create(spec_with("w", &[("root", "fast")])).await.unwrap();
     refused(bench.snapshot("s", &other.id).await, "already_exists", "of volume default:v");
     let unknown = SnapshotSpec { parameters: map(&[("x", "y")]), ..snapshot_spec("t", &id) };
@@ -55,7 +56,7 @@ async fn deleting_a_snapshot_twice_is_deleting_it_once() {
     for _ in 0..2 {
         bench.local.delete_snapshot(&Ctx::new(), &snapshot.id).await.unwrap();
     }
-    refused(bench.local.get_snapshot(&snapshot.id).await, "not_found", "default:s");
+    refused(bench.local.get_snapshot(&Ctx::new(), &snapshot.id).await, "not_found", "default:s");
     for junk in ["junk", "default:no"] {
         bench.local.delete_snapshot(&Ctx::new(), &SnapshotId::from(junk)).await.unwrap();
     }
@@ -108,8 +109,7 @@ async fn a_stopped_snapshot_leaves_nothing() {
 async fn restoring_gives_the_data_and_can_be_larger() {
     let bench = Bench::with(&["default", "fast"], |_| {});
     let id = with_data(&bench, "v").await;
-    bench.local.formatted(&id, "ext4", false).await.unwrap();
-    bench.local.formatted(&id, "ext4", true).await.unwrap();
+    bench.local.note(&id, &FsNote::Made("ext4".into())).await.unwrap();
     let source = Source::Snapshot(bench.snapshot("s", &id).await.unwrap().id);
     let same = bench.create(spec_from("a", source.clone())).await.unwrap();
     assert_eq!((same.capacity, same.source.as_ref()), (16 * MIB, Some(&source)));
@@ -125,7 +125,7 @@ async fn restoring_gives_the_data_and_can_be_larger() {
     assert_eq!(bytes[..16 << 20], std::fs::read(bench.root().join("v/disk.img")).unwrap());
     assert!(image.metadata().unwrap().blocks() * 512 >= 20 * MIB);
     let node = bench.access(&larger.id).await.unwrap();
-    assert_eq!((node.formatted.as_deref(), node.formatting), (Some("ext4"), false));
+    assert_eq!((node.formatted.as_deref(), node.raw), (Some("ext4"), false));
     let small = VolumeSpec { range: at_least(15 * MIB), ..spec_from("c", source.clone()) };
     refused(bench.create(small).await, "out_of_range", "the source has 16777216");
     let limit =
@@ -172,7 +172,7 @@ async fn a_snapshot_cut_short_is_not_restored() {
         "s/disk.img",
     );
     std::fs::remove_file(bench.own("snapshots/s/snapshot.json")).unwrap();
-    refused(bench.local.get_snapshot(&snapshot.id).await, "corrupt", "the record is missing");
+    refused(bench.local.get_snapshot(&Ctx::new(), &snapshot.id).await, "corrupt", "the record is missing");
     refused(bench.local.delete_snapshot(&Ctx::new(), &snapshot.id).await, "corrupt", "the record is missing");
     assert!(data.exists());
     assert_eq!(names(&bench.root()), [".volumectl", "v"]);

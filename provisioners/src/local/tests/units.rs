@@ -218,3 +218,21 @@ proptest! {
 fn an_unknown_file_system_state_is_the_default() {
     assert_eq!(serde_json::from_str::<FsState>("{}").unwrap(), FsState::default());
 }
+
+#[test]
+fn c12_a_root_under_two_names_has_one_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::create_dir(path("real")).unwrap();
+    std::fs::create_dir(path("other")).unwrap();
+    std::os::unix::fs::symlink(path("real"), path("link")).unwrap();
+    let roots = [("a", path("link")), ("b", path("other")), ("c", path("real")), ("d", path("gone"))];
+    let roots: Vec<_> = roots.iter().map(|(name, path)| (*name, path.as_str())).collect();
+    let local = Local::new(config(&roots), Arc::new(FakeHost::default())).unwrap();
+    let of = |handle: &str| local.identity(handle);
+    assert_eq!(of("a:v"), of("c:v"));
+    let all = ["a:v", "a:w", "b:v", "d:v", "e:v", "no handle", "A:v"];
+    for (i, one) in all.iter().enumerate() {
+        assert!(all[..i].iter().all(|other| of(one) != of(other)), "{one}");
+    }
+}

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -154,10 +154,18 @@ pub(super) struct Written {
 
 /// One connection.
 pub(super) trait Session: Send {
+    /// Calls from now on are over at this moment, done or not.
+    fn until(&mut self, until: Instant) {
+        let _ = until;
+    }
     /// The handle of the share's root directory.
     fn root(&self) -> Fh;
     /// `3`, `4.1` or `4.2`.
     fn version(&self) -> &'static str;
+    /// What a file is known by for as long as it lives, and no other file ever: its handle, which has a generation.
+    fn identity(&mut self, fh: &Fh) -> Outcome<Vec<u8>> {
+        Ok(fh.clone())
+    }
     fn limits(&self) -> Limits;
     /// What spares the next connection to ask again for it: the port, and the root's handle (version 3).
     fn shortcut(&self) -> Option<(u16, Fh)> {
@@ -307,6 +315,20 @@ impl Fault {
         }
     }
 
+    /// Whether it says something of the whole share, not of one file.
+    pub(super) fn is_of_share(&self) -> bool {
+        !matches!(self, Self::Status(status) if !status.ends_session() && *status != Status::GRACE)
+    }
+
+    /// Whether nobody answered at all.
+    pub(super) fn is_silence(&self) -> bool {
+        match self {
+            Self::Slow(_) => true,
+            Self::Lost(error) => error.kind() == io::ErrorKind::TimedOut,
+            _ => false,
+        }
+    }
+
     /// Whether another try may succeed.
     pub(super) fn is_passing(&self) -> bool {
         match self {
@@ -375,6 +397,8 @@ pub(super) struct Endpoint {
     pub(super) privileged: bool,
     /// How long one call may take.
     pub(super) timeout: Duration,
+    /// When connecting must be over.
+    pub(super) until: Instant,
     /// See [`Session::shortcut`].
     pub(super) shortcut: Option<(u16, Fh)>,
 }

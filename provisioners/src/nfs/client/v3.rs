@@ -1,7 +1,8 @@
 //! NFS version 3 (RFC 1813) by `nfs3_client`.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nfs3_client::nfs3_types::mount::dirpath;
 use nfs3_client::nfs3_types::nfs3::{
@@ -16,7 +17,7 @@ use nfs3_client::nfs3_types::rpc::opaque_auth;
 use nfs3_client::nfs3_types::xdr_codec::Opaque;
 use nfs3_client::{MountClient, MountError, Nfs3Client, PortmapError, PortmapperClient};
 
-use super::wire::{Wire, at_once, credential, fault};
+use super::wire::{Link, Wire, at_once, credential, fault};
 use super::{
     Attr, Cursor, Endpoint, Entry, Fault, Fh, Kind, Limits, Listing, Node, Outcome, Session, Set, Space,
     Special, Stamp, Status, Time, Who, Written,
@@ -30,6 +31,7 @@ const PAGE: u32 = 64 << 10;
 /// One connection of version 3.
 pub(super) struct Session3 {
     client: Nfs3Client<Wire>,
+    link: Arc<Link>,
     root: Fh,
     port: u16,
     limits: Limits,
@@ -58,9 +60,10 @@ impl Session3 {
             (None, None) => (mapped(address, to, PROGRAM, VERSION)?, mount(address, to)?),
         };
         let wire = Wire::connect(address, port, to)?;
+        let link = wire.link();
         let client = Nfs3Client::new_with_auth(wire, credential(to), opaque_auth::default());
         let limits = Limits { read: 0, write: 0 };
-        let mut session = Self { client, root, port, limits, timeout: to.timeout };
+        let mut session = Self { client, link, root, port, limits, timeout: to.timeout };
         let info = call!(session, fsinfo, FSINFO3args { fsroot: handle(&session.root) })?;
         session.limits =
             Limits { read: info.rtmax.clamp(4096, 1 << 20), write: info.wtmax.clamp(4096, 1 << 20) };
@@ -106,6 +109,10 @@ fn mount(address: SocketAddr, to: &Endpoint) -> Outcome<Fh> {
 }
 
 impl Session for Session3 {
+    fn until(&mut self, until: Instant) {
+        self.link.until(until);
+    }
+
     fn root(&self) -> Fh {
         self.root.clone()
     }

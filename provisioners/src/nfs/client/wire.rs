@@ -5,8 +5,9 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nfs3_client::RpcError;
 use nfs3_client::io::{AsyncRead, AsyncWrite};
@@ -23,15 +24,77 @@ const PRIVILEGED: std::ops::Range<u16> = 665..1023;
 /// How long a connection may take to be made.
 const CONNECTING: Duration = Duration::from_secs(5);
 
-/// All addresses of a server's name.
-pub(in super::super) fn resolve(server: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let plain = server.trim_start_matches('[').trim_end_matches(']');
-    Ok((plain, port).to_socket_addrs()?.collect())
+/// All addresses of a server's name. Name servers have deadlines of their own, so they are waited for elsewhere.
+pub(in super::super) fn resolve(server: &str, until: Instant) -> io::Result<Vec<SocketAddr>> {
+    let plain = server.trim_start_matches('[').trim_end_matches(']').to_owned();
+    if let Ok(address) = plain.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, 0)]);
+    }
+    let (send, receive) = std::sync::mpsc::sync_channel(1);
+    let ask = move || {
+        let found = (plain.as_str(), 0).to_socket_addrs().map(Vec::from_iter);
+        let _ = send.send(found);
+    };
+    std::thread::Builder::new().name("nfs-resolve".into()).spawn(ask)?;
+    let answer = receive.recv_timeout(until.saturating_duration_since(Instant::now()));
+    answer.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the name server does not answer")))
+}
+
+/// A connection with its deadline. A session keeps it beside the library's client, which owns the [`Wire`].
+pub(super) struct Link {
+    stream: TcpStream,
+    /// When the call that is under way must be over.
+    until: Mutex<Instant>,
+}
+
+impl Link {
+    /// Calls from now on end at this moment, each with a time-out if it must be.
+    pub(super) fn until(&self, until: Instant) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    /// What is sent from now on goes out at once or not at all, and no answer is waited for.
+    pub(super) fn leave(&self) {
+        let _ = self.stream.set_nonblocking(true);
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+
+    /// Fills a buffer. A server that gives a byte now and then does not get more time for it.
+    fn read_full(&self, mut buffer: &mut [u8]) -> io::Result<()> {
+        while !buffer.is_empty() {
+            self.stream.set_read_timeout(Some(self.left()?))?;
+            match (&self.stream).read(buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => buffer = &mut buffer[count..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_full(&self, mut buffer: &[u8]) -> io::Result<()> {
+        while !buffer.is_empty() {
+            self.stream.set_write_timeout(Some(self.left()?))?;
+            match (&self.stream).write(buffer) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => buffer = &buffer[count..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A connection that reads and writes whole records. Its futures are ready at once: the calls block.
 pub(super) struct Wire {
-    stream: TcpStream,
+    link: Arc<Link>,
     /// The answer that is being handed out.
     answer: Vec<u8>,
     at: usize,
@@ -40,14 +103,19 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) fn connect(mut address: SocketAddr, port: u16, to: &Endpoint) -> Outcome<Self> {
         address.set_port(port);
-        let stream = open(address, to.privileged).map_err(Fault::Lost)?;
-        let ready = || {
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(to.timeout))?;
-            stream.set_write_timeout(Some(to.timeout))
-        };
-        ready().map_err(Fault::Lost)?;
-        Ok(Self { stream, answer: Vec::new(), at: 0 })
+        let limit = CONNECTING.min(to.until.saturating_duration_since(Instant::now()));
+        if limit.is_zero() {
+            return Err(Fault::Slow(to.timeout));
+        }
+        let stream = open(address, to.privileged, limit).map_err(Fault::Lost)?;
+        stream.set_nodelay(true).map_err(Fault::Lost)?;
+        let link = Arc::new(Link { stream, until: Mutex::new(to.until) });
+        Ok(Self { link, answer: Vec::new(), at: 0 })
+    }
+
+    /// What its session keeps of it.
+    pub(super) fn link(&self) -> Arc<Link> {
+        self.link.clone()
     }
 
     /// Reads one record, of any number of fragments, and hands it out as one of one fragment.
@@ -57,7 +125,7 @@ impl Wire {
         self.at = 0;
         loop {
             let mut header = [0; 4];
-            self.stream.read_exact(&mut header)?;
+            self.link.read_full(&mut header)?;
             let header = u32::from_be_bytes(header);
             let length = usize::try_from(header & 0x7fff_ffff).unwrap_or(usize::MAX);
             let start = self.answer.len();
@@ -65,7 +133,7 @@ impl Wire {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer larger than any can be"));
             }
             self.answer.resize(start + length, 0);
-            self.stream.read_exact(&mut self.answer[start..])?;
+            self.link.read_full(&mut self.answer[start..])?;
             if header & 0x8000_0000 != 0 {
                 break;
             }
@@ -90,18 +158,18 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     async fn async_write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.stream.write_all(buffer)?;
+        self.link.write_full(buffer)?;
         Ok(buffer.len())
     }
 }
 
 /// A connection, from a privileged port if wished and allowed.
-fn open(address: SocketAddr, privileged: bool) -> io::Result<TcpStream> {
+fn open(address: SocketAddr, privileged: bool, limit: Duration) -> io::Result<TcpStream> {
     if privileged {
         let start = random_start();
         for step in 0..PRIVILEGED.end - PRIVILEGED.start {
             let port = PRIVILEGED.start + (start + step) % (PRIVILEGED.end - PRIVILEGED.start);
-            match open_from(address, port) {
+            match open_from(address, port, limit) {
                 Err(e) if e.kind() == io::ErrorKind::PermissionDenied => break,
                 Err(e)
                     if e.kind() == io::ErrorKind::AddrInUse
@@ -110,7 +178,7 @@ fn open(address: SocketAddr, privileged: bool) -> io::Result<TcpStream> {
             }
         }
     }
-    TcpStream::connect_timeout(&address, CONNECTING)
+    TcpStream::connect_timeout(&address, limit)
 }
 
 fn random_start() -> u16 {
@@ -124,7 +192,7 @@ pub(in super::super) fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-fn open_from(address: SocketAddr, port: u16) -> io::Result<TcpStream> {
+fn open_from(address: SocketAddr, port: u16, limit: Duration) -> io::Result<TcpStream> {
     let (family, any): (_, IpAddr) = match address {
         SocketAddr::V4(_) => (AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into()),
         SocketAddr::V6(_) => (AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into()),
@@ -134,7 +202,7 @@ fn open_from(address: SocketAddr, port: u16) -> io::Result<TcpStream> {
     bind(&socket, &SocketAddr::new(any, port))?;
     match rustix::net::connect(&socket, &address) {
         Ok(()) => {}
-        Err(rustix::io::Errno::INPROGRESS) => await_connection(&socket)?,
+        Err(rustix::io::Errno::INPROGRESS) => await_connection(&socket, limit)?,
         Err(errno) => return Err(errno.into()),
     }
     let stream = TcpStream::from(socket);
@@ -145,9 +213,9 @@ fn open_from(address: SocketAddr, port: u16) -> io::Result<TcpStream> {
     }
 }
 
-fn await_connection(socket: &OwnedFd) -> io::Result<()> {
+fn await_connection(socket: &OwnedFd, limit: Duration) -> io::Result<()> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let limit = Timespec { tv_sec: CONNECTING.as_secs().cast_signed(), tv_nsec: 0 };
+    let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
     let mut fds = [PollFd::new(socket, PollFlags::OUT)];
     match poll(&mut fds, Some(&limit))? {
         0 => Err(io::ErrorKind::TimedOut.into()),
@@ -193,5 +261,42 @@ pub(super) fn fault(error: RpcError, limit: Duration) -> Fault {
         | RpcError::ProcUnavail
         | RpcError::RpcMismatch { .. } => Fault::NoVersion(error.to_string()),
         other => Fault::Protocol(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A byte now and then is no answer: the call ends at its deadline, not at that of the last byte.
+    #[test]
+    fn a_server_that_drips_gets_no_more_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            while client.write_all(&[0]).is_ok() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let begun = Instant::now();
+        let limit = Duration::from_millis(300);
+        let to = Endpoint {
+            path: "/".into(),
+            port: None,
+            mount_port: None,
+            uid: 0,
+            gid: 0,
+            privileged: false,
+            timeout: limit,
+            until: begun + limit,
+            shortcut: None,
+        };
+        let wire = Wire::connect(address, address.port(), &to).unwrap();
+        let error = wire.link().read_full(&mut [0; 1000]).unwrap_err();
+        assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(5));
     }
 }

@@ -123,6 +123,7 @@ library! {
         fn rados_pool_reverse_lookup(Handle, i64, *mut c_char, usize) -> c_int;
         fn rados_ioctx_create(Handle, Text, *mut Handle) -> c_int;
         fn rados_ioctx_destroy(Handle);
+        fn rados_ioctx_get_id(Handle) -> i64;
         fn rados_ioctx_set_namespace(Handle, Text);
         fn rados_exec(Handle, Text, Text, Text, *const u8, usize, *mut u8, usize) -> c_int;
         fn rados_remove(Handle, Text) -> c_int;
@@ -138,6 +139,9 @@ library! {
         fn rados_release_write_op(Handle);
         fn rados_write_op_omap_set2(Handle, *const Text, *const Text, *const usize, *const usize, usize);
         fn rados_write_op_omap_rm_keys2(Handle, *const Text, *const usize, usize);
+        fn rados_write_op_omap_cmp2(Handle, Text, u8, *const u8, usize, usize, *mut c_int);
+        fn rados_write_op_cmpext(Handle, *const u8, usize, u64, *mut c_int);
+        fn rados_write_op_remove(Handle);
         fn rados_write_op_exec(Handle, Text, Text, *const u8, usize, *mut c_int);
         fn rados_write_op_operate(Handle, Handle, Text, *const c_void, c_int) -> c_int;
     }

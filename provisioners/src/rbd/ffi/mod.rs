@@ -24,8 +24,14 @@ pub(crate) use pool::{ImageOptions, Pool};
 /// What the libraries answer when they fail: an errno of Linux.
 pub(crate) type Errno = rustix::io::Errno;
 
+/// What a comparison that fails answers, less the offset of the first difference: `-MAX_ERRNO`.
+const DIFFERS: c_int = -4095;
+
 /// The libraries' result: negative is an errno.
 fn check(code: c_int) -> Result<c_int, Errno> {
+    if code <= DIFFERS {
+        return Err(Errno::CANCELED);
+    }
     if code < 0 { Err(Errno::from_raw_os_error(-code)) } else { Ok(code) }
 }
 

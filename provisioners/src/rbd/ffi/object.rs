@@ -7,6 +7,9 @@ use super::api::Handle;
 use super::pool::Pool;
 use super::{Errno, check, text};
 
+/// `LIBRADOS_CMPXATTR_OP_EQ`.
+const EQUAL: u8 = 1;
+
 /// One call of an object class: class, method, input.
 pub(crate) type ClassCall<'a> = (&'a str, &'a str, Vec<u8>);
 
@@ -81,6 +84,19 @@ impl Pool {
         check(unsafe { (self.connection.api.rados.rados_remove)(self.raw, object.as_ptr()) }).map(drop)
     }
 
+    /// Removes an object if it begins with these bytes in that moment; else ECANCELED. None such: ENOENT.
+    pub(crate) fn remove_object_if(&self, object: &str, content: &[u8]) -> Result<(), Errno> {
+        let rados = &self.connection.api.rados;
+        self.write(object, |op| {
+            // SAFETY: the content is as long as is said and outlives the operation; the result of the comparison is that of
+            // the operation.
+            unsafe {
+                (rados.rados_write_op_cmpext)(op, content.as_ptr(), content.len(), 0, null_mut());
+                (rados.rados_write_op_remove)(op);
+            }
+        })
+    }
+
     /// Breaks a lock (cls_lock) by its owner (`client.4711`) and cookie. Nobody is fenced. No such lock: ENOENT.
     pub(crate) fn break_lock(
         &self,
@@ -147,13 +163,40 @@ impl Pool {
 
     /// Calls several writing methods of one object, all or none.
     pub(crate) fn write_calls(&self, object: &str, calls: &[ClassCall<'_>]) -> Result<(), Errno> {
+        self.write_calls_if(object, &[], calls)
+    }
+
+    /// The same if keys of its map have these values in that moment (empty: no such key); else ECANCELED, and nothing is
+    /// written.
+    pub(crate) fn write_calls_if(
+        &self,
+        object: &str,
+        has: &[(String, &[u8])],
+        calls: &[ClassCall<'_>],
+    ) -> Result<(), Errno> {
         let names: Vec<_> =
             calls.iter().map(|(c, m, _)| Ok((text(c)?, text(m)?))).collect::<Result<_, Errno>>()?;
+        let rados = &self.connection.api.rados;
         self.write(object, |op| {
+            for (key, value) in has {
+                // SAFETY: key and value are as long as is said and outlive the operation; the result of the comparison is
+                // that of the operation.
+                unsafe {
+                    (rados.rados_write_op_omap_cmp2)(
+                        op,
+                        key.as_ptr().cast(),
+                        EQUAL,
+                        value.as_ptr(),
+                        key.len(),
+                        value.len(),
+                        null_mut(),
+                    );
+                }
+            }
             for ((class, method), (_, _, input)) in names.iter().zip(calls) {
                 // SAFETY: strings and input outlive the operation; the result of each call is that of the operation.
                 unsafe {
-                    (self.connection.api.rados.rados_write_op_exec)(
+                    (rados.rados_write_op_exec)(
                         op,
                         class.as_ptr(),
                         method.as_ptr(),

@@ -112,6 +112,12 @@ impl Pool {
         Ok(Arc::new(Self { connection: connection.clone(), raw }))
     }
 
+    /// The pool's number, which its cluster gives no other pool.
+    pub(crate) fn id(&self) -> i64 {
+        // SAFETY: the pool is alive; the call writes nothing.
+        unsafe { (self.connection.api.rados.rados_ioctx_get_id)(self.raw) }
+    }
+
     /// Makes an image of `size` bytes. Taken: EEXIST.
     pub(crate) fn create(&self, name: &str, size: u64, options: &ImageOptions) -> Result<(), Errno> {
         let name = text(name)?;

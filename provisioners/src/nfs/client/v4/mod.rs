@@ -7,12 +7,13 @@ mod attrs;
 mod compound;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nfs3_client::nfs3_types::rpc::opaque_auth;
 use nfs3_client::rpc::RpcClient;
 
-use super::wire::{Wire, at_once, credential, random};
+use super::wire::{Link, Wire, at_once, credential, random};
 use super::xdr::Reader;
 use super::{
     Attr, Cursor, Endpoint, Entry, Fault, Fh, Limits, Listing, Node, Outcome, Session, Set, Space, Special,
@@ -31,6 +32,7 @@ const PAGE: u32 = 64 << 10;
 /// One connection of version 4.
 pub(super) struct Session4 {
     rpc: RpcClient<Wire>,
+    link: Arc<Link>,
     minor: u32,
     client: u64,
     session: [u8; 16],
@@ -46,7 +48,9 @@ pub(super) struct Session4 {
 impl Session4 {
     pub(super) fn connect(address: SocketAddr, to: &Endpoint, minor: u32) -> Outcome<Self> {
         let wire = Wire::connect(address, to.port.unwrap_or(PORT), to)?;
+        let link = wire.link();
         let mut it = Self {
+            link,
             rpc: RpcClient::new_with_auth(wire, credential(to), opaque_auth::default()),
             minor,
             client: 0,
@@ -190,9 +194,12 @@ impl Session4 {
 }
 
 impl Drop for Session4 {
-    /// Tells the server that the session is over, so that it need not wait for its lease; what it answers is of no use.
+    /// Tells the server that the session is over, so that it need not wait for its lease. Nobody waits for that: what
+    /// cannot be sent at once is not sent, and the answers are not read.
     fn drop(&mut self) {
         if self.session != [0; 16] {
+            self.link.leave();
+            self.link.until(Instant::now() + self.timeout);
             let mut request = Request::new(self.minor);
             request.destroy_session(&self.session);
             let _ = self.send(request);
@@ -204,6 +211,10 @@ impl Drop for Session4 {
 }
 
 impl Session for Session4 {
+    fn until(&mut self, until: Instant) {
+        self.link.until(until);
+    }
+
     fn root(&self) -> Fh {
         self.root.clone()
     }

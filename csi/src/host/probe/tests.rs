@@ -7,6 +7,10 @@ use proptest::prelude::*;
 use super::super::loopdev;
 use super::*;
 
+fn probe(device: &File, size: u64, backing: Option<&File>) -> Result<Content> {
+    super::probe(&Ctx::new(), device, size, &backing.map_or(Known::Nothing, Known::Holes))
+}
+
 /// A loop device over a sparse file; detached on drop.
 struct Loop {
     device: PathBuf,
@@ -22,13 +26,13 @@ impl Loop {
         }
         let backing = tempfile::NamedTempFile::new().unwrap();
         backing.as_file().set_len(size).unwrap();
-        Some(Self { device: loopdev::attach(backing.path(), false).unwrap(), backing })
+        Some(Self { device: loopdev::attach(backing.path(), false, loopdev::OURS).unwrap().0, backing })
     }
 }
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let _ = loopdev::detach(&self.device);
+        let _ = loopdev::detach(&self.device, || Ok(true));
     }
 }
 
@@ -162,7 +166,7 @@ fn a_device_longer_than_its_file_is_refused() {
     let device = File::open(&bench.device).unwrap();
     let error = probe(&device, 64 << 20, Some(bench.backing.as_file())).unwrap_err();
     assert_eq!(error.label(), "refused", "{error}");
-    let error = settle(&device, bench.backing.as_file(), 64 << 20).unwrap_err().to_string();
+    let error = scan::settle(&device, bench.backing.as_file(), 64 << 20).unwrap_err().to_string();
     assert!(error.contains("has 1048576 bytes, its device 67108864"), "{error}");
 }
 
@@ -172,4 +176,60 @@ proptest! {
     fn a_single_byte_anywhere_is_never_blank(offset in 0_u64..1 << 20, byte in 1_u8..) {
         prop_assert_ne!(look(&image(1 << 20, &[(offset, &[byte])])), Content::Blank);
     }
+}
+
+/// A copy of a superblock is found where the original and all around it are gone.
+#[test]
+fn copies_of_superblocks_are_found_where_the_first_is_gone() {
+    for (program, options, fs, size) in [
+        ("mkfs.ext4", &["-b", "1024"][..], "ext4", 64 << 20),
+        ("mkfs.ext4", &["-b", "2048"], "ext4", 300 << 20),
+        ("mkfs.ext4", &["-b", "4096"], "ext4", 1 << 30),
+        ("mkfs.ext2", &["-b", "4096"], "ext4", 1 << 30),
+        ("mkfs.xfs", &[], "xfs", 310 << 20),
+        ("mkfs.xfs", &["-d", "agcount=7"], "xfs", 3 << 30),
+        ("mkfs.btrfs", &[], "btrfs", 300 << 20),
+    ] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(size).unwrap();
+        match Command::new(program).args(options).arg("-q").arg(file.path()).output() {
+            Ok(made) if made.status.success() => {}
+            other => {
+                eprintln!("skip: {program}: {other:?}");
+                continue;
+            }
+        }
+        // The ends go, as `wipefs` and a careless `dd` leave it.
+        for at in [0, size - (4 << 20)] {
+            file.as_file().write_all_at(&vec![0; 4 << 20], at).unwrap();
+        }
+        for known in [Known::Vouched, Known::Nothing, Known::Holes(file.as_file())] {
+            let found = super::probe(&Ctx::new(), file.as_file(), size, &known).unwrap();
+            assert!(
+                matches!(found, Content::Remains { name, .. } if name == fs),
+                "{program} {options:?} {known:?}: {found:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_file_system_that_its_mkfs_has_not_completed_is_no_file_system() {
+    let torn = image(1 << 20, &[(0, b"XFSB"), (126, &[1])]);
+    assert_eq!(look(&torn), Content::Unfinished { name: "xfs" });
+    let torn = image(1 << 20, &[(0x1_0040, b"!BHRfS_M")]);
+    assert_eq!(look(&torn), Content::Unfinished { name: "btrfs" });
+}
+
+/// What a server has not stored is not read, and what it has stored is read whole.
+#[test]
+fn only_what_is_stored_is_read_and_all_of_that() {
+    let size = 1 << 30;
+    let file = image(size, &[(8 << 20, &[7])]);
+    let probe = |ranges: &[(u64, u64)]| {
+        super::probe(&Ctx::new(), &file, size, &Known::Stored(ranges.to_vec())).unwrap()
+    };
+    assert_eq!(probe(&[]), Content::Blank);
+    let found = probe(&[(0, 4 << 20), (8 << 20, 12 << 20)]);
+    assert!(matches!(found, Content::Unknown { offset, .. } if offset == 8 << 20), "{found:?}");
 }

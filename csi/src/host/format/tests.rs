@@ -1,11 +1,25 @@
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
-use provisioners::Access;
+use provisioners::{Access, Ctx, Permit};
 
 use super::super::grow::fs_size;
+use super::super::probe::Known;
+use super::super::runner::Tools;
+use super::mkfs::written;
 use super::*;
 
-fn volume(formatted: Option<&str>, formatting: bool) -> NodeVolume {
+fn probe(device: &File, size: u64, backing: Option<&File>) -> Result<Content> {
+    super::super::probe::probe(&Ctx::new(), device, size, &backing.map_or(Known::Nothing, Known::Holes))
+}
+
+/// The rule for a volume `v`.
+fn plan(content: &Content, fs: &str, volume: &NodeVolume, read_only: bool) -> Result<Plan> {
+    super::plan(content, volume, Asked { id: "v", fs, read_only })
+}
+
+pub(super) fn volume(formatted: Option<&str>) -> NodeVolume {
     NodeVolume {
         access: Access::LoopFile { path: "/x".into() },
         size: Some(1 << 20),
@@ -13,7 +27,9 @@ fn volume(formatted: Option<&str>, formatting: bool) -> NodeVolume {
         mkfs_options: Vec::new(),
         root_mode: None,
         formatted: formatted.map(Into::into),
-        formatting,
+        raw: false,
+        vouched: None,
+        permit: Permit { code: None, how: "say CODE".into() },
     }
 }
 
@@ -23,55 +39,77 @@ fn fs(name: &'static str) -> Content {
 
 #[test]
 fn the_wanted_file_system_is_mounted() {
-    let plan = |v: &NodeVolume| plan(&fs("xfs"), "xfs", v, false, "v").unwrap();
-    assert_eq!(plan(&volume(Some("xfs"), false)), Plan::Mount);
-    assert_eq!(plan(&volume(None, false)), Plan::Accept, "restored, or the note was lost");
-    assert_eq!(plan(&volume(None, true)), Plan::Format { force: true }, "mkfs was interrupted");
+    assert_eq!(plan(&fs("xfs"), "xfs", &volume(Some("xfs")), false).unwrap(), Plan::Mount);
+    let accepted = plan(&fs("xfs"), "xfs", &volume(None), false).unwrap();
+    assert_eq!(accepted, Plan::Accept, "restored, or mkfs went on after its driver was killed");
 }
 
 #[test]
 fn anything_else_is_refused_by_name() {
     let luks = Content::Known { name: "LUKS", class: Class::Container, inside: None };
     for (content, word) in [(fs("ext4"), "ext4"), (luks, "LUKS")] {
-        for formatting in [false, true] {
-            let error = plan(&content, "xfs", &volume(None, formatting), false, "v").unwrap_err();
-            assert_eq!(error.label(), "refused");
-            assert!(
-                error.to_string().contains(word) && error.to_string().contains("not formatting"),
-                "{error}"
-            );
-        }
+        let error = plan(&content, "xfs", &volume(None), false).unwrap_err();
+        assert_eq!(error.label(), "refused");
+        assert!(error.to_string().contains(word) && error.to_string().contains("not formatting"), "{error}");
     }
 }
 
+/// A permission fits what was seen and nothing else, and never a complete superblock or a raw block device.
 #[test]
-fn unknown_data_is_refused_unless_it_is_our_own_unfinished_format() {
-    let unknown = Content::Unknown { offset: 4096, bytes: "de ad".into() };
-    let error = plan(&unknown, "xfs", &volume(None, false), false, "v").unwrap_err().to_string();
+fn what_may_hold_data_is_refused_and_an_operator_can_give_up_exactly_that() {
+    let unknown = |offset| Content::Unknown { offset, bytes: "de ad".into() };
+    let said = |content: &Content, volume: &NodeVolume| {
+        let error = plan(content, "xfs", volume, false).unwrap_err().to_string();
+        error.rsplit_once("say ").map(|(_, code)| code.to_owned()).ok_or(error)
+    };
+    let error = plan(&unknown(4096), "xfs", &volume(None), false).unwrap_err().to_string();
     assert!(error.contains("byte 4096") && error.contains("de ad"), "{error}");
-    assert_eq!(plan(&unknown, "xfs", &volume(None, true), false, "v").unwrap(), Plan::Format { force: true });
-    assert!(plan(&unknown, "xfs", &volume(Some("xfs"), true), false, "v").is_err(), "it was completed once");
-}
-
-#[test]
-fn a_read_only_stage_does_not_finish_a_format() {
-    let unknown = Content::Unknown { offset: 4096, bytes: "de ad".into() };
-    for content in [fs("xfs"), unknown, Content::Blank] {
-        let error = plan(&content, "xfs", &volume(None, true), true, "v").unwrap_err();
-        assert_eq!(error.label(), "refused", "{content:?}");
+    let mut permitted = volume(None);
+    permitted.permit.code = Some(said(&unknown(4096), &volume(None)).unwrap());
+    assert_eq!(plan(&unknown(4096), "xfs", &permitted, false).unwrap(), Plan::Format { over: true });
+    assert!(plan(&unknown(8192), "xfs", &permitted, false).is_err(), "it was said of something else");
+    assert!(plan(&unknown(4096), "xfs", &permitted, true).is_err(), "read-only");
+    for content in [Content::Unfinished { name: "xfs" }, Content::Remains { name: "ext4", offset: 1 }] {
+        permitted.permit.code = Some(said(&content, &volume(None)).unwrap());
+        assert_eq!(plan(&content, "xfs", &permitted, false).unwrap(), Plan::Format { over: true });
     }
+    assert!(said(&fs("ext4"), &volume(None)).is_err(), "no code for a complete file system");
+    let raw = NodeVolume { raw: true, ..volume(None) };
+    let error = said(&Content::Blank, &raw).unwrap_err();
+    assert!(error.contains("used as a raw block device before"), "{error}");
 }
 
 #[test]
 fn blank_is_formatted_once() {
-    let plan = |v: &NodeVolume, read_only| plan(&Content::Blank, "xfs", v, read_only, "v");
-    assert_eq!(plan(&volume(None, false), false).unwrap(), Plan::Format { force: false });
-    assert!(plan(&volume(None, false), true).unwrap_err().to_string().contains("read-only"));
-    let again = plan(&volume(Some("xfs"), false), false).unwrap_err().to_string();
-    assert!(
-        again.contains("formatted with xfs before") && again.contains("not formatting it again"),
-        "{again}"
-    );
+    let blank = |v: &NodeVolume, read_only| plan(&Content::Blank, "xfs", v, read_only);
+    assert_eq!(blank(&volume(None), false).unwrap(), Plan::Format { over: false });
+    assert!(blank(&volume(None), true).unwrap_err().to_string().contains("read-only"));
+    let again = blank(&volume(Some("xfs")), false).unwrap_err().to_string();
+    assert!(again.contains("formatted with xfs before") && again.contains("not formatting"), "{again}");
+}
+
+#[test]
+fn a_stamp_is_ours_only_on_its_own_volume() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let (ours, theirs) = (Stamp::new("v", "xfs"), Stamp::new("w", "xfs"));
+    ours.write(&file).unwrap();
+    let found = probe(&file, 1 << 20, None).unwrap();
+    assert_eq!(found, Content::Stamped(ours.clone()));
+    assert_eq!(plan(&found, "xfs", &volume(None), false).unwrap(), Plan::Format { over: false });
+    assert!(!theirs.clear(&file, 1 << 20).unwrap(), "another's is not taken away");
+    theirs.write(&file).unwrap();
+    let found = probe(&file, 1 << 20, None).unwrap();
+    let error = plan(&found, "xfs", &volume(None), false).unwrap_err().to_string();
+    assert!(error.contains("of which it is a copy"), "{error}");
+    assert!(theirs.clear(&file, 1 << 20).unwrap());
+    // One bit wrong, or anything beside it: it is no stamp, or not all there is.
+    ours.write(&file).unwrap();
+    file.write_all_at(b"x", 600).unwrap();
+    assert!(matches!(probe(&file, 1 << 20, None).unwrap(), Content::Unknown { offset: 600, .. }));
+    file.write_all_at(&[0], 600).unwrap();
+    file.write_all_at(b"X", 40).unwrap();
+    assert!(matches!(probe(&file, 1 << 20, None).unwrap(), Content::Unknown { offset: 0, .. }));
 }
 
 #[test]
@@ -96,9 +134,24 @@ fn options_that_name_a_path_are_refused() {
     ] {
         let options = [option.to_owned()];
         let wish = Wish { device: Path::new("/nonexistent"), fs, options: &options };
-        let error = mkfs(&tools, &Ctx::new(), &wish, false).unwrap_err();
+        let error = Mkfs(&tools).check(&wish).unwrap_err();
         assert_eq!(error.label(), "invalid", "{option}: {error}");
     }
+}
+
+/// The out-of-memory killer, or the end of the driver's container: the call can be repeated, nothing is wrong with it.
+#[test]
+fn a_mkfs_that_was_killed_is_unavailable() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("mkfs.ext4");
+    std::fs::write(&program, "#!/bin/sh\nkill -9 $$\n").unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let tools = Tools::only("mkfs.ext4", &program);
+    let wish = Wish { device: Path::new("/dev/null"), fs: "ext4", options: &[] };
+    let lock = File::open("/dev/null").unwrap();
+    let error = Mkfs(&tools).make(&Ctx::new(), &wish, lock, false).unwrap_err();
+    assert!(matches!(&error, Error::Unavailable(text) if text.contains("by a signal")), "{error}");
 }
 
 /// Makes a file system in a sparse file of `size` bytes, if its mkfs is installed.
@@ -112,7 +165,10 @@ fn make(fs: &str, size: u64, options: &[&str]) -> Option<(tempfile::NamedTempFil
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(size).unwrap();
     let options: Vec<_> = options.iter().map(|&o| o.to_owned()).collect();
-    let made = mkfs(&tools, &Ctx::new(), &Wish { device: file.path(), fs, options: &options }, false);
+    let wish = Wish { device: file.path(), fs, options: &options };
+    let lock = File::open(file.path()).unwrap();
+    let made = Mkfs(&tools).make(&Ctx::new(), &wish, lock, false);
+    let made = made.and_then(|()| written(file.as_file(), size, &wish));
     Some((file, made))
 }
 
@@ -130,7 +186,7 @@ fn each_file_system_is_made_with_its_options_and_tells_its_size() {
         made.unwrap();
         assert_eq!(fs_size(file.as_file(), fs).unwrap(), Some(size), "{fs} {options:?}");
         let content = probe(file.as_file(), size, Some(file.as_file())).unwrap();
-        assert_eq!(plan(&content, fs, &volume(Some(fs), false), false, "v").unwrap(), Plan::Mount);
+        assert_eq!(plan(&content, fs, &volume(Some(fs)), false).unwrap(), Plan::Mount);
     }
 }
 
@@ -147,13 +203,11 @@ fn a_signature_in_a_file_of_a_volume_that_was_formatted_is_its_data() {
         made.unwrap();
         file.as_file().write_all_at(magic, offset).unwrap();
         let content = probe(file.as_file(), 310 << 20, Some(file.as_file())).unwrap();
-        let plan = |v: &NodeVolume, fs| plan(&content, fs, v, false, "v");
-        assert_eq!(plan(&volume(Some(fs), false), fs).unwrap(), Plan::Mount, "{fs} {offset}");
+        let plan = |v: &NodeVolume, fs| plan(&content, fs, v, false);
+        assert_eq!(plan(&volume(Some(fs)), fs).unwrap(), Plan::Mount, "{fs} {offset}");
         // Whose volume it is must be known, and which file system: else it may be the other way round.
-        for (formatted, formatting, wanted) in
-            [(None, false, fs), (None, true, fs), (Some("ext3"), false, fs), (Some(fs), false, "ext3")]
-        {
-            let error = plan(&volume(formatted, formatting), wanted).unwrap_err().to_string();
+        for (formatted, wanted) in [(None, fs), (Some("ext3"), fs), (Some(fs), "ext3")] {
+            let error = plan(&volume(formatted), wanted).unwrap_err().to_string();
             assert!(error.contains("not formatting"), "{error}");
         }
     }
@@ -186,7 +240,7 @@ fn a_raid_member_is_not_mounted_though_its_file_system_shows() {
     file.as_file().set_len(size).unwrap();
     file.as_file().write_all_at(b"\xfc\x4e\x2b\xa9", size - 0x2000).unwrap();
     let content = probe(file.as_file(), size, Some(file.as_file())).unwrap();
-    let error = plan(&content, "ext4", &volume(Some("ext4"), false), false, "v").unwrap_err().to_string();
+    let error = plan(&content, "ext4", &volume(Some("ext4")), false).unwrap_err().to_string();
     assert!(error.contains("Linux RAID (1.0)"), "{error}");
 }
 

@@ -59,3 +59,28 @@ fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nonexistent/driver.yaml")).unwrap_err();
     assert!(error.to_string().starts_with("/nonexistent/driver.yaml: "), "{error}");
 }
+
+#[test]
+fn a_key_that_is_given_twice_is_named() {
+    wrong("nodeId: a\nnodeId: b\nbackends: []\n", &[":2:1: ", "nodeId", "twice"]);
+    let error = Config::parse("nodeId: a\nnodeId: b\nbackends: []\n").unwrap_err();
+    assert!(!error.contains("Options") && !error.contains("Policy"), "{error}");
+}
+
+#[test]
+fn a_node_name_that_is_no_label_value_is_refused() {
+    for name in ["$(NODE_NAME)", "a/b", "-a", "a.", "a b", &"n".repeat(64)] {
+        wrong(&GOOD.replace("worker-1", &format!("\"{name}\"")), &[":1:1: ", "nodeId", "label value"]);
+    }
+    for name in ["ip-10-0-0-1.eu-west-1.compute.internal", "Worker_2", "7", &"n".repeat(63)] {
+        Config::parse(&GOOD.replace("worker-1", &format!("\"{name}\""))).unwrap();
+    }
+}
+
+#[test]
+fn a_root_belongs_to_one_backend() {
+    for place in ["/data", "/data/", "//data/./", "/data/ssd", "/"] {
+        wrong(&GOOD.replace("/ssd", place), &[":5:", "backends[1].roots", "ssd: ", "backends[0]", "default"]);
+    }
+    Config::parse(&GOOD.replace("/ssd", "/data-2")).unwrap();
+}
