@@ -1,199 +1,83 @@
-//! The Kubernetes objects that `csi run` reads, as far as they matter to a CSI driver.
+//! What is in the files that `csi run` is given.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
+use super::input::Text;
+use super::objects::{AttributesClass, Claim, Map, Meta, ObjectRef, PersistentVolume, StorageClass};
+use super::snapshot_objects::{Snapshot, SnapshotClass, SnapshotContent};
+use super::workloads::{self, Claims, Workload};
 use crate::secrets::SecretManifest;
 
-/// Keys and values.
-pub type Map = BTreeMap<String, String>;
+/// Kinds that are read, and their API groups.
+const KINDS: [(&str, &str); 8] = [
+    ("StorageClass", "storage.k8s.io"),
+    ("PersistentVolumeClaim", ""),
+    ("PersistentVolume", ""),
+    ("VolumeSnapshotClass", "snapshot.storage.k8s.io"),
+    ("VolumeSnapshot", "snapshot.storage.k8s.io"),
+    ("VolumeSnapshotContent", "snapshot.storage.k8s.io"),
+    ("VolumeAttributesClass", "storage.k8s.io"),
+    ("Secret", ""),
+];
 
-/// `metadata`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Meta {
-    /// The object's name.
-    pub name: String,
-    /// Its namespace.
-    #[serde(default = "default_namespace")]
-    pub namespace: String,
-    #[serde(default)]
-    uid: Option<String>,
-    /// Its labels.
-    #[serde(default)]
-    pub labels: Map,
-    /// Its annotations.
-    #[serde(default)]
-    pub annotations: Map,
-}
+/// Kinds without a namespace.
+const OF_THE_CLUSTER: [&str; 5] = [
+    "StorageClass",
+    "PersistentVolume",
+    "VolumeSnapshotClass",
+    "VolumeSnapshotContent",
+    "VolumeAttributesClass",
+];
 
-impl Meta {
-    /// `namespace/name`.
-    pub fn path(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
-    }
-
-    /// The object's uid, or one made of its namespace and name, so that the same file always means the same volumes.
-    pub fn uid(&self) -> String {
-        self.uid.clone().unwrap_or_else(|| {
-            let digest = Sha256::digest(self.path());
-            let bytes: [u8; 16] = digest[..16].try_into().unwrap_or_default();
-            uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
-        })
-    }
-}
-
-/// storage.k8s.io/v1 StorageClass.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StorageClass {
-    /// Its metadata.
-    pub metadata: Meta,
-    /// The CSI driver's name.
-    pub provisioner: String,
-    /// Parameters for the driver and its sidecars.
-    #[serde(default)]
-    pub parameters: Map,
-    /// Mount options of its volumes.
-    #[serde(default)]
-    pub mount_options: Vec<String>,
-    /// `Delete` or `Retain`.
-    #[serde(default)]
-    pub reclaim_policy: Option<String>,
-}
-
-impl StorageClass {
-    fn is_default(&self) -> bool {
-        self.metadata
-            .annotations
-            .get("storageclass.kubernetes.io/is-default-class")
-            .is_some_and(|v| v == "true")
-    }
-}
-
-/// v1 PersistentVolumeClaim.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Claim {
-    /// Its metadata.
-    pub metadata: Meta,
-    /// What is claimed.
-    pub spec: ClaimSpec,
-}
-
-/// Its `spec`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ClaimSpec {
-    /// `ReadWriteOnce`, …
-    #[serde(default)]
-    pub access_modes: Vec<String>,
-    /// `requests.storage` and `limits.storage`.
-    #[serde(default)]
-    pub resources: Resources,
-    /// `Filesystem` or `Block`.
-    #[serde(default)]
-    pub volume_mode: Option<String>,
-    /// Its class; none: the default one.
-    #[serde(default)]
-    pub storage_class_name: Option<String>,
-    /// What it is filled from.
-    #[serde(default, alias = "dataSourceRef")]
-    pub data_source: Option<Reference>,
-    /// Its VolumeAttributesClass.
-    #[serde(default)]
-    pub volume_attributes_class_name: Option<String>,
-}
-
-/// Resources as Kubernetes writes them; a size can be a number in YAML.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub struct Resources {
-    /// At least.
-    pub requests: BTreeMap<String, Value>,
-    /// At most.
-    pub limits: BTreeMap<String, Value>,
-}
-
-/// A reference to another object.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Reference {
-    /// `VolumeSnapshot` or `PersistentVolumeClaim`.
-    pub kind: String,
-    /// Its name, in the same namespace.
-    pub name: String,
-}
-
-/// snapshot.storage.k8s.io/v1 VolumeSnapshotClass.
-#[derive(Debug, Clone, Deserialize)]
-pub struct SnapshotClass {
-    /// Its metadata.
-    pub metadata: Meta,
-    /// Parameters for the driver and the snapshotter.
-    #[serde(default)]
-    pub parameters: Map,
-}
-
-/// snapshot.storage.k8s.io/v1 VolumeSnapshot.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Snapshot {
-    /// Its metadata.
-    pub metadata: Meta,
-    /// What is taken.
-    pub spec: SnapshotSpec,
-}
-
-/// Its `spec`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SnapshotSpec {
-    /// Of what.
-    pub source: SnapshotSource,
-    /// Its class.
-    #[serde(default)]
-    pub volume_snapshot_class_name: Option<String>,
-}
-
-/// `spec.source`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SnapshotSource {
-    /// The claim whose volume it is.
-    pub persistent_volume_claim_name: String,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct AttributesClass {
-    metadata: Meta,
-    #[serde(default)]
-    parameters: Map,
-}
+/// Fields that are not read and would change nothing: the server's own, and what makes no difference on one node.
+const WITHOUT_EFFECT: [&str; 9] = [
+    "apiVersion",
+    "kind",
+    "status",
+    "metadata",
+    "volumeBindingMode",
+    "spec.claimRef",
+    // What is in the file is not deleted.
+    "spec.persistentVolumeReclaimPolicy",
+    "spec.deletionPolicy",
+    "spec.volumeSnapshotRef",
+];
 
 #[derive(Deserialize)]
 struct SecretObject {
-    metadata: Meta,
     #[serde(flatten)]
     values: SecretManifest,
 }
 
-/// Everything in a file.
+/// Everything in the files.
 #[derive(Default)]
 pub struct Bundle {
-    classes: Vec<StorageClass>,
-    /// Claims, in the file's order.
+    /// StorageClasses.
+    pub classes: Vec<StorageClass>,
+    /// Claims, in the files' order; those of workloads last.
     pub claims: Vec<Claim>,
-    /// Snapshots, in the file's order.
+    /// PersistentVolumes.
+    pub volumes: Vec<PersistentVolume>,
+    /// Snapshots, in the files' order.
     pub snapshots: Vec<Snapshot>,
-    snapshot_classes: Vec<SnapshotClass>,
-    attributes: Vec<AttributesClass>,
+    /// VolumeSnapshotClasses.
+    pub snapshot_classes: Vec<SnapshotClass>,
+    /// VolumeSnapshotContents.
+    pub contents: Vec<SnapshotContent>,
+    /// VolumeAttributesClasses.
+    pub attributes: Vec<AttributesClass>,
     secrets: BTreeMap<String, Map>,
-    /// Objects that are not for a CSI driver, as `Kind name`.
-    pub ignored: Vec<String>,
+    templates: Vec<Claims>,
+    used: Vec<(String, String)>,
+    // Which text has it.
+    seen: BTreeMap<String, String>,
+    /// What of the files is not done, or done in another way than a cluster does it: a line each.
+    pub remarks: Vec<String>,
 }
 
 /// The parser's first line: those after it show the text, which may be a Secret's. Without its advice for programmers.
@@ -205,99 +89,185 @@ fn first_words(error: &str) -> &str {
 }
 
 impl Bundle {
-    /// Reads a file of one or more documents.
-    pub fn load(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-        Self::parse(&text).with_context(|| file.display().to_string())
-    }
-
-    /// Parses a text of one or more documents.
-    pub fn parse(text: &str) -> Result<Self> {
+    /// Parses texts of one or more documents each.
+    pub fn parse(texts: &[Text]) -> Result<Self> {
         let mut bundle = Self::default();
-        // Strict: `on` and `yes` are texts, as Kubernetes reads them.
-        let options = serde_saphyr::options! { strict_booleans: true };
-        let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
-            .map_err(|e| anyhow::anyhow!("not YAML: {}", first_words(&e.to_string())))?;
-        documents.into_iter().filter(|d| !d.is_null()).try_for_each(|document| bundle.add(document))?;
-        if bundle.claims.is_empty() && bundle.snapshots.is_empty() {
-            bail!("has no PersistentVolumeClaim and no VolumeSnapshot: there is nothing to do");
+        for text in texts {
+            bundle.read(text).with_context(|| text.name.clone())?;
+        }
+        bundle.expand()?;
+        if bundle.claims.is_empty() && bundle.snapshots.is_empty() && bundle.templates.is_empty() {
+            let names: Vec<_> = texts.iter().map(|text| text.name.as_str()).collect();
+            let names = names.join(", ");
+            bail!(
+                "{names}: no PersistentVolumeClaim, no VolumeSnapshot, no claim of a workload: nothing to do"
+            );
         }
         Ok(bundle)
     }
 
-    fn add(&mut self, mut object: Value) -> Result<()> {
+    fn read(&mut self, text: &Text) -> Result<()> {
+        // Strict: `on` and `yes` are texts, as Kubernetes reads them.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(&text.text, options)
+            .map_err(|e| anyhow::anyhow!("not YAML: {}", first_words(&e.to_string())))?;
+        documents.into_iter().filter(|d| !d.is_null()).try_for_each(|it| self.document(it, &text.name))
+    }
+
+    fn document(&mut self, mut object: Value, file: &str) -> Result<()> {
         let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-        let name = object["metadata"]["name"].as_str().unwrap_or("without a name").to_owned();
-        match kind.as_str() {
-            "List" => match object["items"].take() {
-                Value::Array(items) => items.into_iter().try_for_each(|item| self.add(item))?,
-                _ => bail!("a List without items"),
-            },
-            "StorageClass" => self.classes.push(typed(object, &kind, &name)?),
-            "PersistentVolumeClaim" => self.claims.push(typed(object, &kind, &name)?),
-            "VolumeSnapshotClass" => self.snapshot_classes.push(typed(object, &kind, &name)?),
-            "VolumeSnapshot" => self.snapshots.push(typed(object, &kind, &name)?),
-            "VolumeAttributesClass" => self.attributes.push(typed(object, &kind, &name)?),
-            "Secret" => {
-                // The parser's error could quote a value.
-                let secret: SecretObject = serde_json::from_value(object)
-                    .map_err(|_| anyhow::anyhow!("Secret {name} cannot be read"))?;
-                self.secrets.insert(secret.metadata.path(), secret.values.values()?);
+        ensure!(!kind.is_empty(), "a document has no kind");
+        if kind.ends_with("List") && !object["items"].is_null() {
+            let Value::Array(items) = object["items"].take() else { bail!("{kind}: items is not a list") };
+            // The items of a typed list need not say their kind.
+            let of = kind.trim_end_matches("List").to_owned();
+            return items.into_iter().try_for_each(|mut item| {
+                if !of.is_empty() && item["kind"].is_null() && item.is_object() {
+                    item["kind"] = of.clone().into();
+                }
+                self.document(item, file)
+            });
+        }
+        let version = object["apiVersion"].as_str().unwrap_or_default().to_owned();
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        let known = |(name, its): &(&str, &str)| *name == kind && (*its == group || version.is_empty());
+        if !KINDS.iter().chain(&workloads::KINDS).any(known) {
+            let name = object["metadata"]["name"].as_str().unwrap_or("without a name");
+            self.remarks.push(format!("ignored: {kind} {name} (nothing is done with this kind)"));
+            return Ok(());
+        }
+        let label = self.label(&kind, &object, file)?;
+        self.add(object, &kind, &label)
+    }
+
+    /// What an object is called in messages; it has a name, and is not there twice.
+    fn label(&mut self, kind: &str, object: &Value, file: &str) -> Result<String> {
+        let meta: Meta = serde_json::from_value(object["metadata"].clone())
+            .map_err(|error| anyhow::anyhow!("{kind}: metadata: {error}"))?;
+        let name = if OF_THE_CLUSTER.contains(&kind) { meta.name.clone() } else { meta.path() };
+        let label = format!("{kind} {name}");
+        if let Some(problem) = meta.problem() {
+            bail!("{label}: {problem}");
+        }
+        if let Some(other) = self.seen.insert(label.clone(), file.to_owned()) {
+            bail!("{label} is there twice ({other}, {file}); remove one of both");
+        }
+        Ok(label)
+    }
+
+    fn add(&mut self, object: Value, kind: &str, label: &str) -> Result<()> {
+        match kind {
+            "StorageClass" => {
+                let it = self.typed(object, label)?;
+                self.classes.push(it);
             }
-            "" => bail!("a document has no kind"),
-            _ => self.ignored.push(format!("{kind} {name}")),
+            "PersistentVolumeClaim" => {
+                let it = self.typed(object, label)?;
+                self.claims.push(it);
+            }
+            "PersistentVolume" => {
+                let it = self.typed(object, label)?;
+                self.volumes.push(it);
+            }
+            "VolumeSnapshotClass" => {
+                let it = self.typed(object, label)?;
+                self.snapshot_classes.push(it);
+            }
+            "VolumeSnapshot" => {
+                let it = self.typed(object, label)?;
+                self.snapshots.push(it);
+            }
+            "VolumeSnapshotContent" => {
+                let it = self.typed(object, label)?;
+                self.contents.push(it);
+            }
+            "VolumeAttributesClass" => {
+                let it = self.typed(object, label)?;
+                self.attributes.push(it);
+            }
+            "Secret" => self.secret(object, label)?,
+            _ => self.workload(object, kind, label)?,
         }
         Ok(())
     }
 
-    /// A claim's class, or the default one.
-    pub fn class(&self, claim: &Claim) -> Result<&StorageClass> {
-        let wanted = claim.spec.storage_class_name.as_deref();
-        let found = match wanted {
-            Some(name) => self.classes.iter().find(|c| c.metadata.name == name),
-            None => self.classes.iter().find(|c| c.is_default()).or(match self.classes.as_slice() {
-                [only] => Some(only),
-                _ => None,
-            }),
-        };
-        let name = wanted.unwrap_or("the default one");
-        found.with_context(|| {
-            format!("claim {}: StorageClass {name} is not in the file", claim.metadata.path())
-        })
+    /// An object as what it is, and a line for each of its fields that is not read.
+    fn typed<T: DeserializeOwned>(&mut self, object: Value, label: &str) -> Result<T> {
+        let (value, unread) = read_and_unread(object, label)?;
+        self.remarks.extend(unread.iter().map(|field| format!("ignored: {label}: {field} is not used")));
+        Ok(value)
     }
 
-    /// A snapshot's class parameters.
-    pub fn snapshot_parameters(&self, snapshot: &Snapshot) -> Result<Map> {
-        let Some(name) = &snapshot.spec.volume_snapshot_class_name else { return Ok(Map::new()) };
-        let class = self.snapshot_classes.iter().find(|c| c.metadata.name == *name);
-        let path = snapshot.metadata.path();
-        Ok(class
-            .with_context(|| format!("snapshot {path}: VolumeSnapshotClass {name} is not in the file"))?
-            .parameters
-            .clone())
+    fn secret(&mut self, object: Value, label: &str) -> Result<()> {
+        const KNOWN: [&str; 7] =
+            ["apiVersion", "kind", "metadata", "data", "stringData", "type", "immutable"];
+        for field in object.as_object().into_iter().flatten().map(|(field, _)| field) {
+            if !KNOWN.contains(&field.as_str()) {
+                self.remarks.push(format!("ignored: {label}: {field} is not used"));
+            }
+        }
+        // The parser's error could quote a value.
+        let secret: SecretObject =
+            serde_json::from_value(object).map_err(|_| anyhow::anyhow!("{label} cannot be read"))?;
+        let path = label.trim_start_matches("Secret ").to_owned();
+        self.secrets.insert(path, secret.values.values().with_context(|| label.to_owned())?);
+        Ok(())
     }
 
-    /// A claim's mutable parameters.
-    pub fn mutable_parameters(&self, claim: &Claim) -> Result<Map> {
-        let Some(name) = &claim.spec.volume_attributes_class_name else { return Ok(Map::new()) };
-        let class = self.attributes.iter().find(|c| c.metadata.name == *name);
-        let path = claim.metadata.path();
-        Ok(class
-            .with_context(|| format!("claim {path}: VolumeAttributesClass {name} is not in the file"))?
-            .parameters
-            .clone())
+    fn workload(&mut self, object: Value, kind: &str, label: &str) -> Result<()> {
+        let (workload, unread): (Workload, _) = read_and_unread(object, label)?;
+        let claims = workload.claims(kind);
+        self.remarks.push(workloads::remark(label, kind, &claims));
+        let unread = unread.iter().filter(|field| field.contains("olumeClaimTemplate"));
+        let unread = unread.filter(|field| !field.contains(".metadata.") && !field.contains(".status"));
+        let (api, kinds) = (".apiVersion", ".kind");
+        let unread = unread.filter(|field| !field.ends_with(api) && !field.ends_with(kinds));
+        self.remarks.extend(unread.map(|field| format!("ignored: {label}: {field} is not used")));
+        for volume in workload.inline() {
+            self.remarks.push(format!(
+                "ignored: {label}: its volume {volume} is inline (csi), which only kubelet makes"
+            ));
+        }
+        self.used.extend(workload.uses().into_iter().map(|claim| (label.to_owned(), claim)));
+        self.templates.extend(claims);
+        Ok(())
     }
 
-    /// The secrets that class parameters name for a step, such as `provisioner` or `node-stage`
-    /// (`csi.storage.k8s.io/<step>-secret-name` and `-namespace`, with the templates of external-provisioner).
-    pub fn secrets(&self, step: &str, parameters: &Map, claim: &Meta) -> Result<Map> {
-        let parameter = |what: &str| parameters.get(&format!("csi.storage.k8s.io/{step}-secret-{what}"));
-        let Some(name) = parameter("name") else { return Ok(Map::new()) };
-        let fill = |text: &str| {
-            text.replace("${pvc.namespace}", &claim.namespace).replace("${pvc.name}", &claim.name)
-        };
-        let namespace = parameter("namespace").map_or_else(|| claim.namespace.clone(), |n| fill(n));
-        let path = format!("{namespace}/{}", fill(name));
+    /// The claims of the workloads, after all that are in the files themselves.
+    fn expand(&mut self) -> Result<()> {
+        for claims in &self.templates {
+            for claim in claims.all() {
+                let path = claim.metadata.path();
+                if let Some(problem) = claim.metadata.problem() {
+                    bail!("{}: claim {path}: {problem}", claims.owner);
+                }
+                let own = self.claims.iter().any(|it| it.metadata.path() == path);
+                ensure!(
+                    !own || claims.adopts,
+                    "{}: claim {path} is there already; the ephemeral volume needs another name",
+                    claims.owner
+                );
+                if !own {
+                    self.claims.push(claim);
+                }
+            }
+        }
+        for (label, claim) in &self.used {
+            if !self.claims.iter().any(|it| it.metadata.path() == *claim) {
+                self.remarks.push(format!("ignored: {label}: its claim {claim} is not in the file"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The claim that was made for a workload of the file which has fewer replicas now.
+    pub fn former(&self, path: &str) -> Option<Claim> {
+        self.templates.iter().find_map(|claims| claims.of_path(path))
+    }
+
+    /// A Secret by name.
+    pub fn secret_of(&self, step: &str, reference: &ObjectRef) -> Result<Map> {
+        let path = format!("{}/{}", reference.namespace, reference.name);
         self.secrets
             .get(&path)
             .cloned()
@@ -305,12 +275,15 @@ impl Bundle {
     }
 }
 
-fn typed<T: DeserializeOwned>(object: Value, kind: &str, name: &str) -> Result<T> {
-    serde_json::from_value(object).with_context(|| format!("{kind} {name}"))
-}
-
-fn default_namespace() -> String {
-    "default".into()
+fn read_and_unread<T: DeserializeOwned>(object: Value, label: &str) -> Result<(T, Vec<String>)> {
+    let mut unread = Vec::new();
+    let value = serde_ignored::deserialize(object, |path| unread.push(path.to_string().replace(".?", "")))
+        .map_err(|error| anyhow::anyhow!("{label}: {error}"))?;
+    let below = |field: &str, known: &str| {
+        field.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    unread.retain(|field| !WITHOUT_EFFECT.iter().any(|known| below(field, known)));
+    Ok((value, unread))
 }
 
 #[cfg(test)]

@@ -1,43 +1,132 @@
 //! What a claim becomes in CSI, as external-provisioner translates it.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use csi_proto::v1 as pb;
 use pb::volume_capability::access_mode::Mode;
 use pb::volume_capability::{AccessType, BlockVolume, MountVolume};
 use serde_json::Value;
 
-use super::manifests::{Claim, Map, StorageClass};
+use super::lookups::SIDECAR;
+use super::manifests::Bundle;
+use super::objects::{Claim, CsiSource, Map, Meta, PersistentVolume, Resources, Storage, StorageClass};
 use crate::csi::args;
 use crate::quantity;
 
-const SIDECAR: &str = "csi.storage.k8s.io/";
 const FSTYPE: &str = "csi.storage.k8s.io/fstype";
+const MODES: [&str; 4] = ["ReadWriteOnce", "ReadWriteOncePod", "ReadOnlyMany", "ReadWriteMany"];
+
+/// Where the files are run.
+#[derive(Debug, Clone, Default)]
+pub struct Site {
+    /// The driver's name.
+    pub driver: String,
+    /// The node's topology, and its name as `kubernetes.io/hostname`.
+    pub labels: Map,
+    /// The driver knows SINGLE_NODE_SINGLE_WRITER.
+    pub single_writer: bool,
+}
+
+/// Where a claim's volume comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// It is made as a class says.
+    Class(&'a StorageClass),
+    /// It is there, as a PersistentVolume of the file.
+    Volume(&'a PersistentVolume, &'a CsiSource),
+}
+
+impl Origin<'_> {
+    /// The secrets of a step for a claim.
+    pub fn secrets(&self, bundle: &Bundle, step: &str, claim: &Meta) -> Result<Map> {
+        let source = match self {
+            Self::Class(class) => return bundle.secrets(step, &class.parameters, claim),
+            Self::Volume(_, source) => source,
+        };
+        let reference = match step {
+            "controller-publish" => &source.controller_publish_secret_ref,
+            "node-stage" => &source.node_stage_secret_ref,
+            "node-publish" => &source.node_publish_secret_ref,
+            "controller-expand" => &source.controller_expand_secret_ref,
+            "node-expand" => &source.node_expand_secret_ref,
+            _ => &None,
+        };
+        reference.as_ref().map_or_else(|| Ok(Map::new()), |reference| bundle.secret_of(step, reference))
+    }
+
+    /// Whether it is only read.
+    pub fn read_only(&self) -> bool {
+        matches!(self, Self::Volume(_, source) if source.read_only)
+    }
+
+    /// How a claim of it is used.
+    pub fn capability(&self, claim: &Claim, single_writer: bool) -> Result<pb::VolumeCapability> {
+        let (modes, fs_type, mount_flags) = match self {
+            Self::Class(class) => {
+                (&claim.spec.access_modes, fs_type(&class.parameters)?, &class.mount_options)
+            }
+            Self::Volume(volume, source) => {
+                (&volume.spec.access_modes, source.fs_type.clone(), &volume.spec.mount_options)
+            }
+        };
+        let access_type = match claim.volume_mode() {
+            "Filesystem" => AccessType::Mount(MountVolume {
+                fs_type,
+                mount_flags: mount_flags.clone(),
+                volume_mount_group: String::new(),
+            }),
+            "Block" => AccessType::Block(BlockVolume {}),
+            other => bail!("spec.volumeMode \"{other}\" is neither Filesystem nor Block"),
+        };
+        Ok(args::capability(access_type, mode(modes, single_writer)?))
+    }
+}
+
+/// A claim, and all that is known of what it becomes.
+#[derive(Debug, Clone)]
+pub struct Plan<'a> {
+    /// The claim.
+    pub claim: &'a Claim,
+    /// Where its volume comes from.
+    pub origin: Origin<'a>,
+    /// Its class's name; "" is none.
+    pub class: String,
+    /// How it is used.
+    pub capability: pb::VolumeCapability,
+    /// How large it is.
+    pub range: pb::CapacityRange,
+}
+
+impl Plan<'_> {
+    /// The secrets of a step.
+    pub fn secrets(&self, bundle: &Bundle, step: &str) -> Result<Map> {
+        self.origin.secrets(bundle, step, &self.claim.metadata)
+    }
+}
 
 /// The volume's name: `pvc-<uid>`.
-pub fn volume_name(claim: &Claim) -> String {
-    format!("pvc-{}", claim.metadata.uid())
+pub fn volume_name(claim: &Meta) -> String {
+    format!("pvc-{}", claim.uid())
 }
 
-/// The capability that a claim and its class ask for. `single_writer`: the driver knows
-/// SINGLE_NODE_SINGLE_WRITER.
-pub fn capability(claim: &Claim, class: &StorageClass, single_writer: bool) -> Result<pb::VolumeCapability> {
-    let mode = mode(claim, single_writer)?;
-    let access_type = match claim.spec.volume_mode.as_deref() {
-        None | Some("Filesystem") => AccessType::Mount(MountVolume {
-            fs_type: class.parameters.get(FSTYPE).cloned().unwrap_or_default(),
-            mount_flags: class.mount_options.clone(),
-            volume_mount_group: String::new(),
-        }),
-        Some("Block") => AccessType::Block(BlockVolume {}),
-        Some(other) => {
-            bail!("claim {}: volumeMode {other:?} is neither Filesystem nor Block", claim.metadata.path())
-        }
-    };
-    Ok(args::capability(access_type, mode))
+/// The file system that class parameters ask for, also by the old key.
+fn fs_type(parameters: &Map) -> Result<String> {
+    let named = |(key, _): &(&String, &String)| *key == FSTYPE || key.eq_ignore_ascii_case("fstype");
+    let mut found = parameters.iter().filter(named);
+    let fs_type = found.next().map(|(_, value)| value.clone()).unwrap_or_default();
+    ensure!(found.next().is_none(), "its class gives the file system twice: keep {FSTYPE}");
+    Ok(fs_type)
 }
 
-fn mode(claim: &Claim, single_writer: bool) -> Result<Mode> {
-    let has = |mode: &str| claim.spec.access_modes.iter().any(|m| m == mode);
+/// The access mode, as the sidecars choose it where there are several.
+fn mode(modes: &[String], single_writer: bool) -> Result<Mode> {
+    if let Some(unknown) = modes.iter().find(|mode| !MODES.contains(&mode.as_str())) {
+        bail!("spec.accessModes has \"{unknown}\"; known: {}", MODES.join(", "));
+    }
+    let has = |mode: &str| modes.iter().any(|m| m == mode);
+    ensure!(
+        !has("ReadWriteOncePod") || modes.len() == 1,
+        "spec.accessModes: ReadWriteOncePod goes with no other mode"
+    );
     Ok(if has("ReadWriteMany") {
         Mode::MultiNodeMultiWriter
     } else if has("ReadWriteOncePod") {
@@ -48,44 +137,39 @@ fn mode(claim: &Claim, single_writer: bool) -> Result<Mode> {
     } else if has("ReadOnlyMany") {
         Mode::MultiNodeReaderOnly
     } else {
-        bail!(
-            "claim {}: spec.accessModes has no known mode: {:?}",
-            claim.metadata.path(),
-            claim.spec.access_modes
-        )
+        bail!("spec.accessModes is empty; known: {}", MODES.join(", "))
     })
 }
 
+/// A quantity of storage in bytes, if there is one.
+pub fn bytes(storage: &Storage) -> Result<Option<i64>, String> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    storage.storage.as_ref().map(|value| quantity::parse(&text(value))).transpose()
+}
+
 /// The sizes that a claim asks for.
-pub fn range(claim: &Claim) -> Result<pb::CapacityRange> {
-    let size = |which: &str, map: &std::collections::BTreeMap<String, Value>| -> Result<Option<i64>> {
-        let Some(value) = map.get("storage") else { return Ok(None) };
-        let text = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
-        let what = || format!("claim {}: resources.{which}.storage", claim.metadata.path());
-        quantity::parse(&text).map_err(anyhow::Error::msg).with_context(what).map(Some)
+pub fn range(resources: &Resources) -> Result<pb::CapacityRange> {
+    let size = |which: &str, storage: &Storage| {
+        let what = || format!("spec.resources.{which}.storage");
+        bytes(storage).map_err(anyhow::Error::msg).with_context(what)
     };
-    let resources = &claim.spec.resources;
     let required = size("requests", &resources.requests)?;
-    let required = required
-        .with_context(|| format!("claim {}: resources.requests.storage is missing", claim.metadata.path()))?;
     Ok(pb::CapacityRange {
-        required_bytes: required,
+        required_bytes: required.context("spec.resources.requests.storage is missing")?,
         limit_bytes: size("limits", &resources.limits)?.unwrap_or(0),
     })
 }
 
 /// Class parameters as the driver gets them: the sidecars' keys are taken out, the claim's metadata is put in (what
 /// `--extra-create-metadata` does). A driver of this project is told the claim's labels and annotations, too.
-pub fn parameters(claim: &Claim, class: &StorageClass) -> Map {
+pub fn parameters(meta: &Meta, class: &StorageClass) -> Map {
     let mut parameters: Map = class
         .parameters
         .iter()
         .filter(|(k, _)| !k.starts_with(SIDECAR))
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
-    let meta = &claim.metadata;
-    let own =
-        [("pvc/name", &meta.name), ("pvc/namespace", &meta.namespace), ("pv/name", &volume_name(claim))];
+    let own = [("pvc/name", &meta.name), ("pvc/namespace", &meta.namespace), ("pv/name", &volume_name(meta))];
     parameters.extend(own.map(|(key, value)| (format!("{SIDECAR}{key}"), value.clone())));
     if class.provisioner.ends_with(".csi.volumectl.io") {
         let all = [("labels", &meta.labels), ("annotations", &meta.annotations)];

@@ -11,6 +11,7 @@ use pb::node_service_capability::rpc::Type as Node;
 use pb::plugin_capability::service::Type as Service;
 use tonic::{Code, Status};
 
+use super::plan::Site;
 use super::state::Notes;
 use crate::client::Csi;
 
@@ -60,6 +61,14 @@ impl Session {
         })
     }
 
+    /// The driver and the node, as far as claims and volumes are for them.
+    pub fn site(&self) -> Site {
+        let mut labels = self.topology.as_ref().map(|it| it.segments.clone()).unwrap_or_default();
+        labels.entry("kubernetes.io/hostname".into()).or_insert_with(|| self.node_id.clone());
+        let single_writer = self.controller_can(Controller::SingleNodeMultiWriter);
+        Site { driver: self.driver.clone(), labels, single_writer }
+    }
+
     /// Whether the controller can do something.
     pub fn controller_can(&self, what: Controller) -> bool {
         self.controller.contains(&what)
@@ -102,9 +111,19 @@ impl Session {
     }
 }
 
-/// Codes that external-provisioner and kubelet take for "not ended": the same call is made again.
+/// Codes that external-provisioner and kubelet take for "not ended", and connections that broke: the same call is made
+/// again.
 fn again(status: &Status) -> bool {
-    matches!(status.code(), Code::Aborted | Code::Unavailable | Code::DeadlineExceeded)
+    use std::error::Error as _;
+    // Where there is a source, the driver has not answered.
+    status.source().is_some()
+        || matches!(status.code(), Code::Aborted | Code::Unavailable | Code::DeadlineExceeded)
+}
+
+/// Whether a call has ended in a refusal: what it asked for is not there and not being made.
+pub fn refused(error: &anyhow::Error) -> bool {
+    let status = error.chain().find_map(|cause| cause.downcast_ref::<Status>());
+    status.is_some_and(|it| !again(it) && !matches!(it.code(), Code::Cancelled | Code::Unknown))
 }
 
 fn controller_type(c: &pb::ControllerServiceCapability) -> Option<Controller> {

@@ -1,12 +1,18 @@
 //! What `csi run` has done for each claim, kept beside the mounts: what the API server would know.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::manifests::{Map, Meta};
+use super::check::Known;
+use super::objects::{Claim, Map, Meta};
+use super::plan::Plan;
+
+/// The directory of the notes, in the mount directory.
+pub const DIR: &str = ".volumectl";
 
 /// One claim's volume.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,10 +20,22 @@ use super::manifests::{Map, Meta};
 pub struct Bound {
     /// `namespace/name` of the claim.
     pub claim: String,
-    /// The volume's handle.
+    /// The volume's handle; empty while nobody has answered.
     pub volume_id: String,
     /// Its size in bytes.
     pub capacity_bytes: i64,
+    /// What the claim asked for when it was last bound or grown.
+    pub requested_bytes: i64,
+    /// The driver's name.
+    pub driver: String,
+    /// The claim's class; empty: none.
+    pub class: String,
+    /// The PersistentVolume of the file that it is bound to; none: the volume was made for it.
+    pub pv: Option<String>,
+    /// What cannot change of the claim, by field.
+    pub fixed: Map,
+    /// The mutable parameters that the volume was given.
+    pub mutable_parameters: Map,
     /// `volume_context`.
     pub volume_context: Map,
     /// The node it is attached to, if it was attached.
@@ -32,6 +50,32 @@ pub struct Bound {
     pub target: Option<PathBuf>,
 }
 
+impl Bound {
+    /// Fields of the claim that are not what they were, and that Kubernetes does not let change.
+    pub fn changed(&self, plan: &Plan<'_>) -> Vec<String> {
+        let (now, asked) = (fixed(plan), plan.claim.spec.volume_name.as_ref());
+        let other = |(field, _): &(&String, &String)| self.fixed.get(*field) != now.get(*field);
+        let mut changed: Vec<_> =
+            now.iter().filter(other).map(|(field, _)| format!("spec.{field}")).collect();
+        if asked.is_some_and(|name| !name.is_empty() && Some(name) != self.pv.as_ref()) {
+            changed.push("spec.volumeName".into());
+        }
+        changed
+    }
+}
+
+/// The fields of a claim that cannot change once it is bound.
+pub fn fixed(plan: &Plan<'_>) -> Map {
+    let source = plan.claim.source().map(|source| format!("{} {}", source.kind, source.name));
+    let fields = [
+        ("storageClassName", plan.class.clone()),
+        ("accessModes", plan.claim.spec.access_modes.join(", ")),
+        ("volumeMode", plan.claim.volume_mode().to_owned()),
+        ("dataSource", source.unwrap_or_default()),
+    ];
+    fields.map(|(field, value)| (field.to_owned(), value)).into()
+}
+
 /// The directory of the notes and the mounts.
 #[derive(Debug, Clone)]
 pub struct Notes {
@@ -39,9 +83,8 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// Notes of mounts under `dir`.
+    /// Notes of mounts under `dir`, which is there.
     pub fn new(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir.join(".volumectl")).with_context(|| format!("making {}", dir.display()))?;
         let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
         Ok(Self { dir })
     }
@@ -53,11 +96,11 @@ impl Notes {
 
     /// Where a claim's volume is staged.
     pub fn staging(&self, claim: &Meta) -> PathBuf {
-        self.dir.join(".volumectl").join(claim.uid()).join("globalmount")
+        self.dir.join(DIR).join(claim.uid()).join("globalmount")
     }
 
     fn file(&self, kind: &str, object: &Meta) -> PathBuf {
-        self.dir.join(".volumectl").join(format!("{kind}-{}.json", object.uid()))
+        self.dir.join(DIR).join(format!("{kind}-{}.json", object.uid()))
     }
 
     /// What is known of a claim.
@@ -65,12 +108,37 @@ impl Notes {
         read(&self.file("claim", claim))
     }
 
+    /// What is known of all claims, those of other files too.
+    pub fn all(&self) -> Result<Known> {
+        let dir = self.dir.join(DIR);
+        let doing = || format!("reading {}", dir.display());
+        let mut known = Known::new();
+        for entry in fs::read_dir(&dir).with_context(doing)? {
+            let (name, path) = entry.map(|it| (it.file_name(), it.path())).with_context(doing)?;
+            let ours =
+                name.to_str().and_then(|it| it.strip_prefix("claim-")?.strip_suffix(".json")).is_some();
+            if !ours {
+                continue;
+            }
+            if let Some(bound) = read::<Bound>(&path)? {
+                known.insert(bound.claim.clone(), bound);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Claims that are noted and not among these.
+    pub fn others(&self, claims: &[&Claim]) -> Result<Vec<String>> {
+        let here = |path: &String| claims.iter().any(|claim| claim.metadata.path() == *path);
+        Ok(self.all()?.into_keys().filter(|path| !here(path)).collect())
+    }
+
     /// Notes it.
     pub fn note(&self, claim: &Meta, bound: &Bound) -> Result<()> {
         write(&self.file("claim", claim), bound)
     }
 
-    /// A snapshot's handle.
+    /// A snapshot's handle; empty while nobody has answered.
     pub fn snapshot(&self, snapshot: &Meta) -> Result<Option<String>> {
         read(&self.file("snapshot", snapshot))
     }
@@ -96,12 +164,6 @@ impl Notes {
     pub fn forget_snapshot(&self, snapshot: &Meta) -> Result<()> {
         remove(&self.file("snapshot", snapshot))
     }
-
-    /// Removes what is empty.
-    pub fn tidy(&self) {
-        let _ = fs::remove_dir(self.dir.join(".volumectl"));
-        let _ = fs::remove_dir(&self.dir);
-    }
 }
 
 fn read<T: for<'de> Deserialize<'de>>(file: &Path) -> Result<Option<T>> {
@@ -109,17 +171,25 @@ fn read<T: for<'de> Deserialize<'de>>(file: &Path) -> Result<Option<T>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
         Ok(bytes) => {
-            serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", file.display())).map(Some)
+            let damaged =
+                || format!("{} is damaged; the volume can be found by `volumectl csi list`", file.display());
+            serde_json::from_slice(&bytes).with_context(damaged).map(Some)
         }
     }
 }
 
+/// The old text or the new one, also after a power failure.
 fn write<T: Serialize>(file: &Path, value: &T) -> Result<()> {
     let new = file.with_extension("new");
     let text = serde_json::to_vec_pretty(value)?;
-    fs::write(&new, text)
-        .and_then(|()| fs::rename(&new, file))
-        .with_context(|| format!("writing {}", file.display()))
+    let synced = || -> std::io::Result<()> {
+        let mut out = fs::File::create(&new)?;
+        out.write_all(&text)?;
+        out.sync_all()?;
+        fs::rename(&new, file)?;
+        file.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
+    };
+    synced().with_context(|| format!("writing {}", file.display()))
 }
 
 fn remove(file: &Path) -> Result<()> {

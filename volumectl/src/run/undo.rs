@@ -1,31 +1,41 @@
 //! From mounted volumes back to nothing, in reverse order.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use csi_proto::v1 as pb;
 use pb::controller_client::ControllerClient;
 use pb::node_client::NodeClient;
 use tonic::transport::Channel;
 
+use super::check;
 use super::forward;
-use super::manifests::{Bundle, Claim, Snapshot};
-use super::session::Session;
+use super::manifests::Bundle;
+use super::objects::Claim;
+use super::plan::Origin;
+use super::session::{Session, refused};
+use super::snapshots;
 use super::state::Bound;
 
 /// Takes back everything in the file that was made: claims in reverse order, then snapshots. One that fails does not
 /// keep the others; the failures are told at the end.
 pub async fn run(session: &Session, bundle: &Bundle, force: bool) -> Result<()> {
+    let former = former(session, bundle)?;
+    let claims: Vec<_> = bundle.claims.iter().chain(&former).collect();
+    let others = session.notes.others(&claims)?;
+    if !others.is_empty() {
+        anstream::eprintln!("left: {} (noted here, and not in the file)", others.join(", "));
+    }
     let mut failed = Vec::new();
-    for claim in bundle.claims.iter().rev() {
-        if let Err(error) = release(session, bundle, claim, force).await {
-            failed.push(error);
-        }
+    for snapshot in &bundle.snapshots {
+        failed.extend(settle(session, bundle, snapshot).await.err());
+    }
+    for claim in claims.into_iter().rev() {
+        let released = release(session, bundle, claim, force).await;
+        failed.extend(released.with_context(|| format!("claim {}", claim.metadata.path())).err());
     }
     for snapshot in bundle.snapshots.iter().rev() {
-        if let Err(error) = drop_snapshot(session, bundle, snapshot).await {
-            failed.push(error);
-        }
+        let released = snapshots::release(session, bundle, snapshot, force).await;
+        failed.extend(released.with_context(|| format!("snapshot {}", snapshot.metadata.path())).err());
     }
-    session.notes.tidy();
     match failed.len() {
         0 => Ok(()),
         1 => Err(failed.remove(0)),
@@ -36,31 +46,80 @@ pub async fn run(session: &Session, bundle: &Bundle, force: bool) -> Result<()> 
     }
 }
 
+/// Claims of workloads that have fewer replicas now.
+fn former(session: &Session, bundle: &Bundle) -> Result<Vec<Claim>> {
+    let others = session.notes.others(&bundle.claims.iter().collect::<Vec<_>>())?;
+    Ok(others.iter().filter_map(|path| bundle.former(path)).collect())
+}
+
+/// A snapshot whose answer never came: the same call again tells its handle, while its source is there.
+async fn settle(
+    session: &Session,
+    bundle: &Bundle,
+    snapshot: &super::snapshot_objects::Snapshot,
+) -> Result<()> {
+    let begun = session.notes.snapshot(&snapshot.metadata)?.is_some_and(|id| id.is_empty());
+    if !begun || !snapshots::is_ready(session, bundle, snapshot) {
+        return Ok(());
+    }
+    match snapshots::take(session, bundle, snapshot).await {
+        // It was not made, and its note is gone.
+        Err(error) if refused(&error) => Ok(()),
+        other => other.with_context(|| format!("snapshot {}", snapshot.metadata.path())),
+    }
+}
+
 async fn release(session: &Session, bundle: &Bundle, claim: &Claim, force: bool) -> Result<()> {
     let Some(mut bound) = session.notes.bound(&claim.metadata)? else { return Ok(()) };
+    ensure!(
+        bound.driver == session.driver,
+        "its volume is of the driver {}, this endpoint is {}",
+        bound.driver,
+        session.driver
+    );
     if bound.volume_id.is_empty() {
         // Its creation was begun and the answer never came: the same call again tells the handle.
-        bound = forward::create_again(session, bundle, claim).await?;
+        let plan = check::plan_of(bundle, &session.site(), claim, &session.notes.all()?)?;
+        bound = match forward::create(session, bundle, &plan).await {
+            Err(error) if refused(&error) => {
+                anstream::eprintln!("nothing was made for {}: {error:#}", bound.claim);
+                return Ok(());
+            }
+            other => other?,
+        };
     }
+    let origin = check::origin_of(bundle, claim, &bound)?;
     unmount(session, &bound).await?;
-    detach(session, bundle, claim, &bound).await?;
-    let class = bundle.class(claim)?;
-    if class.reclaim_policy.as_deref() == Some("Retain") && !force {
-        let id = &bound.volume_id;
-        anstream::eprintln!(
-            "kept {}: {id}, because its class says reclaimPolicy: Retain (--force-delete deletes it)",
-            bound.claim
-        );
-        return session.notes.forget(&claim.metadata);
-    }
-    let request = pb::DeleteVolumeRequest {
-        volume_id: bound.volume_id.clone(),
-        secrets: bundle.secrets("provisioner", &class.parameters, &claim.metadata)?,
+    detach(session, bundle, claim, &bound, &origin).await?;
+    let kept = match origin {
+        Origin::Volume(volume, _) => {
+            Some(format!("it is PersistentVolume {} of the file and was there before", volume.metadata.name))
+        }
+        Origin::Class(class) if class.retains() && !force => {
+            Some("its class says reclaimPolicy: Retain (--force-delete deletes it)".to_owned())
+        }
+        Origin::Class(_) => None,
     };
+    match kept {
+        Some(why) => anstream::eprintln!("kept {}: {}, because {why}", bound.claim, bound.volume_id),
+        None => delete(session, bundle, claim, &bound, &origin).await?,
+    }
+    session.notes.forget(&claim.metadata)
+}
+
+async fn delete(
+    session: &Session,
+    bundle: &Bundle,
+    claim: &Claim,
+    bound: &Bound,
+    origin: &Origin<'_>,
+) -> Result<()> {
+    let secrets = origin.secrets(bundle, "provisioner", &claim.metadata)?;
+    let request = pb::DeleteVolumeRequest { volume_id: bound.volume_id.clone(), secrets };
     let call =
         |mut client: ControllerClient<Channel>, request| async move { client.delete_volume(request).await };
-    session.step(&format!("delete {}", bound.claim), &session.csi.controller, &request, call).await?;
-    session.notes.forget(&claim.metadata)
+    let what = format!("delete {}", bound.claim);
+    session.step(&what, &session.csi.controller, &request, call).await.map(drop)
 }
 
 async fn unmount(session: &Session, bound: &Bound) -> Result<()> {
@@ -84,34 +143,22 @@ async fn unmount(session: &Session, bound: &Bound) -> Result<()> {
     Ok(())
 }
 
-async fn detach(session: &Session, bundle: &Bundle, claim: &Claim, bound: &Bound) -> Result<()> {
+async fn detach(
+    session: &Session,
+    bundle: &Bundle,
+    claim: &Claim,
+    bound: &Bound,
+    origin: &Origin<'_>,
+) -> Result<()> {
     let Some(node_id) = &bound.node_id else { return Ok(()) };
-    let parameters = &bundle.class(claim)?.parameters;
     let request = pb::ControllerUnpublishVolumeRequest {
         volume_id: bound.volume_id.clone(),
         node_id: node_id.clone(),
-        secrets: bundle.secrets("controller-publish", parameters, &claim.metadata)?,
+        secrets: origin.secrets(bundle, "controller-publish", &claim.metadata)?,
     };
     let call = |mut client: ControllerClient<Channel>, request| async move {
         client.controller_unpublish_volume(request).await
     };
-    session
-        .step(&format!("detach {} from {node_id}", bound.claim), &session.csi.controller, &request, call)
-        .await
-        .map(drop)
-}
-
-async fn drop_snapshot(session: &Session, bundle: &Bundle, snapshot: &Snapshot) -> Result<()> {
-    let Some(snapshot_id) = session.notes.snapshot(&snapshot.metadata)? else { return Ok(()) };
-    let parameters = bundle.snapshot_parameters(snapshot)?;
-    let secrets = bundle.secrets("snapshotter", &parameters, &snapshot.metadata)?;
-    let path = snapshot.metadata.path();
-    let request = pb::DeleteSnapshotRequest { snapshot_id: snapshot_id.clone(), secrets: secrets.clone() };
-    let call =
-        |mut client: ControllerClient<Channel>, request| async move { client.delete_snapshot(request).await };
-    session
-        .step(&format!("delete snapshot {path}"), &session.csi.controller, &request, call)
-        .await
-        .context(path)?;
-    session.notes.forget_snapshot(&snapshot.metadata)
+    let what = format!("detach {} from {node_id}", bound.claim);
+    session.step(&what, &session.csi.controller, &request, call).await.map(drop)
 }
