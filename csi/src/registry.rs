@@ -162,7 +162,7 @@ fn nfs_config(config: &Config, entry: &BackendConfig) -> provisioners::Result<nf
         any_share: entry.any_share.unwrap_or(false),
         owner: config.cluster_id.clone(),
         default_size: default_size.unwrap_or(default.default_size),
-        on_delete: entry.on_delete.unwrap_or_default(),
+        on_delete: entry.on_delete,
         call_timeout: entry.call_timeout_seconds.map_or(default.call_timeout, Duration::from_secs),
         tree_workers: entry.tree_workers.unwrap_or(default.tree_workers),
         sweep: entry.sweep_seconds.map_or(default.sweep, |seconds| Duration::from_secs(seconds.max(1))),

@@ -49,6 +49,18 @@ pub(crate) fn map<'a>(field: &str, value: &'a StringMap) -> Result<&'a StringMap
     Ok(value)
 }
 
+/// A volume that exists: one written into a pod would be made by this call, as no backend does.
+pub(crate) fn persistent(context: &StringMap) -> Result<()> {
+    const KEY: &str = "csi.storage.k8s.io/ephemeral";
+    match context.get(KEY).map(String::as_str) {
+        Some("true") => Err(Error::invalid(
+            format!("volume_context[{KEY:?}]"),
+            "inline volumes (csi in a pod's volumes) are not made by this driver; use a generic ephemeral volume (ephemeral.volumeClaimTemplate)",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// A required absolute path without `..`. What lies on it is checked when it is used.
 pub(crate) fn path<'a>(field: &str, value: &'a str) -> Result<&'a std::path::Path> {
     let path = std::path::Path::new(text(field, value, MAX_PATH)?);

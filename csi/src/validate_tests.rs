@@ -31,6 +31,13 @@ fn names_are_required_bounded_and_printable() {
 }
 
 #[test]
+fn inline_volumes_are_refused_with_what_to_use() {
+    let context = |value: &str| StringMap::from([("csi.storage.k8s.io/ephemeral".into(), value.into())]);
+    refused(persistent(&context("true")), "invalid", &["ephemeral", "volumeClaimTemplate"]);
+    assert!(persistent(&context("false")).is_ok() && persistent(&StringMap::new()).is_ok());
+}
+
+#[test]
 fn maps_are_bounded() {
     let large = StringMap::from([("k".into(), "v".repeat(MAX_MAP))]);
     refused(map("parameters", &large), "invalid", &["parameters", "4097", "4096"]);

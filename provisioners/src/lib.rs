@@ -15,6 +15,8 @@ mod exit;
 mod filesystem;
 mod identity;
 pub mod local;
+#[cfg(test)]
+mod migration;
 mod naming;
 pub mod nfs;
 mod parameters;
@@ -37,7 +39,7 @@ pub use error::{Error, Result};
 pub use exit::ExitCode;
 pub use identity::Identity;
 pub use naming::{NameTemplate, key_for};
-pub use parameters::{ParameterDoc, Parameters, parse_size};
+pub use parameters::{ParameterDoc, Parameters, parse_size, split_parameters};
 pub use record::{Stored, seal, unseal};
 pub use traits::{
     Attachment, CapacityReport, ChangedBlocks, Clones, Creation, Expansion, GroupSnapshots, Listing,

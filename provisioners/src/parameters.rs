@@ -4,6 +4,12 @@ use std::str::FromStr;
 
 use crate::{Error, Result, StringMap};
 
+mod foreign;
+mod sidecars;
+
+pub(crate) use foreign::{Foreign, Ignored, Once, Otherwise, foreign, others};
+pub use sidecars::split_parameters;
+
 #[cfg(test)]
 mod tests;
 
@@ -28,11 +34,12 @@ macro_rules! docs {
 }
 pub(crate) use docs;
 
-/// A reader over a parameter map whose keys are all known.
+/// A reader over a parameter map whose keys are all known. Case makes no difference in keys, as the other drivers have it.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameters<'a> {
     map: &'a StringMap,
     field: &'a str,
+    foreign: &'static [Foreign],
 }
 
 impl<'a> Parameters<'a> {
@@ -40,20 +47,41 @@ impl<'a> Parameters<'a> {
     /// `parameters` or `mutable_parameters`. An unknown key, or one given twice in upper and lower case:
     /// [`Error::Invalid`] with the nearest known one.
     pub fn new(field: &'a str, map: &'a StringMap, known: &[ParameterDoc]) -> Result<Self> {
-        let it = Self { map, field };
-        for key in map.keys() {
+        Self::with_foreign(field, map, known, &[])
+    }
+
+    /// The same beside parameters of other drivers, each of which is passed over or refused as its table says.
+    pub(crate) fn with_foreign(
+        field: &'a str,
+        map: &'a StringMap,
+        known: &[ParameterDoc],
+        foreign: &'static [Foreign],
+    ) -> Result<Self> {
+        let it = Self { map, field, foreign };
+        for (key, value) in map {
             it.check_twin(key)?;
-            if !known.iter().any(|doc| doc.name == key) {
-                return Err(Error::invalid(it.field_of(key), unknown(key, known)));
+            if known.iter().any(|doc| is_key(doc.name, key)) {
+                continue;
+            }
+            match foreign.iter().find(|other| is_key(other.name, key)) {
+                Some(other) => {
+                    other.check(value).map_err(|problem| Error::invalid(it.field_of(key), problem))?;
+                }
+                None => return Err(Error::invalid(it.field_of(key), unknown(key, known))),
             }
         }
         Ok(it)
     }
 
+    /// What of the map has no effect here, and why.
+    pub(crate) fn ignored(&self) -> Vec<Ignored> {
+        others(self.field, self.map, self.foreign)
+    }
+
     /// The same for a VolumeAttributesClass: only parameters that can be changed.
     pub(crate) fn mutable(map: &'a StringMap, known: &[ParameterDoc]) -> Result<Self> {
         let it = Self::new("mutable_parameters", map, known)?;
-        if let Some(doc) = known.iter().find(|doc| !doc.mutable && map.contains_key(doc.name)) {
+        if let Some(doc) = known.iter().find(|doc| !doc.mutable && it.get(doc.name).is_some()) {
             let mutable: Vec<_> = known.iter().filter(|doc| doc.mutable).map(|doc| doc.name).collect();
             let problem = format!("cannot be changed after creation; those that can: {}", mutable.join(", "));
             return Err(Error::invalid(it.field_of(doc.name), problem));
@@ -74,7 +102,9 @@ impl<'a> Parameters<'a> {
 
     /// The value of a key, if given.
     pub fn get(&self, key: &str) -> Option<&'a str> {
-        self.map.get(key).map(String::as_str)
+        let found =
+            self.map.get_key_value(key).or_else(|| self.map.iter().find(|(given, _)| is_key(key, given)));
+        found.map(|(_, value)| value.as_str())
     }
 
     /// A value read by `read`, whose error text says what would be right.
@@ -87,13 +117,10 @@ impl<'a> Parameters<'a> {
             .map_err(|problem| Error::invalid(self.field_of(key), format!("{value:?}: {problem}")))
     }
 
-    /// `true` or `false`; `None` when not given.
+    /// `true` or `false`, also as Go's `strconv.ParseBool` takes them, by which the other drivers read; `None` when not
+    /// given.
     pub fn flag(&self, key: &str) -> Result<Option<bool>> {
-        self.read(key, |value| match value {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err("write \"true\" or \"false\"".into()),
-        })
+        self.read(key, |value| flag(value).ok_or_else(|| "write \"true\" or \"false\"".into()))
     }
 
     /// A whole number.
@@ -136,9 +163,44 @@ impl<'a> Parameters<'a> {
         })
     }
 
-    /// How an error names a key: `parameters["mode"]`.
+    /// One of several words, in upper or lower case.
+    pub(crate) fn word(&self, key: &str, words: &[&'static str]) -> Result<Option<&'static str>> {
+        self.read(key, |value| {
+            let found = words.iter().copied().find(|word| word.eq_ignore_ascii_case(value));
+            found.ok_or_else(|| format!("known: {}", words.join(", ")))
+        })
+    }
+
+    /// How an error names a key, as it was given: `parameters["mode"]`.
     pub fn field_of(&self, key: &str) -> String {
-        format!("{}[{key:?}]", self.field)
+        let given = self.map.keys().find(|given| is_key(key, given));
+        field_of(self.field, given.map_or(key, String::as_str))
+    }
+}
+
+/// How an error names a key of a request's map.
+pub(crate) fn field_of(field: &str, key: &str) -> String {
+    format!("{field}[{key:?}]")
+}
+
+/// Whether a key as given is a known one.
+pub(crate) fn is_key(known: &str, given: &str) -> bool {
+    known.eq_ignore_ascii_case(given)
+}
+
+/// A map with its known keys in their one spelling, for what is stored and read later.
+pub(crate) fn canonical(map: &StringMap, known: &[ParameterDoc]) -> StringMap {
+    let name =
+        |key: &str| known.iter().find(|doc| is_key(doc.name, key)).map_or(key, |doc| doc.name).to_owned();
+    map.iter().map(|(key, value)| (name(key), value.clone())).collect()
+}
+
+/// A flag as Go's `strconv.ParseBool` reads it.
+pub(crate) fn flag(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
     }
 }
 

@@ -84,6 +84,7 @@ impl Service {
         let capability = validate::capability("volume_capability", request.volume_capability.as_ref())?;
         validate::map("publish_context", &request.publish_context)?;
         validate::map("volume_context", &request.volume_context)?;
+        validate::persistent(&request.volume_context)?;
         // What is no longer a matter of form is FAILED_PRECONDITION.
         let staging = staging.ok_or_else(not_staged)?.to_path_buf();
         self.within_capabilities(&capability)?;

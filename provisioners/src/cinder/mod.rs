@@ -49,6 +49,8 @@ mod node;
 mod notes;
 mod params;
 mod plan;
+#[cfg(test)]
+pub(crate) mod reading;
 mod record;
 mod room;
 mod session;

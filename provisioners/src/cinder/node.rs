@@ -2,10 +2,45 @@
 
 use super::disks;
 use super::handle::{Kind, parse_handle};
+use super::params::DOCS;
 use super::record::PERMIT;
 use super::store::Store;
 use crate::filesystem::mkfs_options;
-use crate::{Access, CinderDisk, Error, FsNote, NodeRequest, NodeVolume, Permit, Result, VolumeId};
+use crate::parameters::{Ignored, field_of, is_key};
+use crate::{
+    Access, CinderDisk, Error, FsNote, NodeRequest, NodeVolume, Parameters, Permit, Result, StringMap,
+    VolumeId,
+};
+
+/// `volumeAttributes` of a PersistentVolume, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Attributes {
+    fs_type: Option<String>,
+    mkfs_options: Vec<String>,
+    pub(super) ignored: Vec<Ignored>,
+}
+
+impl Attributes {
+    /// Keys with a slash are other programs'. What else is not known was meant for another driver, and the volume is known
+    /// by its handle alone.
+    pub(super) fn parse(context: &StringMap) -> Result<Self> {
+        const FIELD: &str = "volume_context";
+        let is_known = |key: &str| ["fsType", "mkfsOptions"].iter().any(|known| is_key(known, key));
+        let (known, others): (StringMap, StringMap) = context
+            .iter()
+            .filter(|(key, _)| !key.contains('/'))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .partition(|(key, _)| is_known(key));
+        let reader = Parameters::new(FIELD, &known, &DOCS)?;
+        let why = "a volume that exists has its type and zone, and is known by its handle";
+        let ignored = |key: &String| Ignored { field: field_of(FIELD, key), why: why.to_owned() };
+        Ok(Self {
+            fs_type: reader.get("fsType").map(str::to_owned),
+            mkfs_options: reader.read("mkfsOptions", mkfs_options)?.unwrap_or_default(),
+            ignored: others.keys().map(ignored).collect(),
+        })
+    }
+}
 
 impl Store {
     /// How to get at a volume on this node.
@@ -17,15 +52,14 @@ impl Store {
             Some(word) if !self.notes.is_used(&note, word)? => Ok(Some(word.clone())),
             _ => Ok::<_, Error>(None),
         };
-        let options = request.context.get("mkfsOptions").map(|text| mkfs_options(text)).transpose();
+        let attributes = Attributes::parse(request.context)?;
+        self.told.tell("cinder", &attributes.ignored);
         let id = disk.id.clone();
         Ok(NodeVolume {
             access: Access::Cinder(Box::new(disk)),
             size: None,
-            fs_type: request.context.get("fsType").cloned(),
-            mkfs_options: options
-                .map_err(|problem| Error::invalid("volume_context[\"mkfsOptions\"]", problem))?
-                .unwrap_or_default(),
+            fs_type: attributes.fs_type,
+            mkfs_options: attributes.mkfs_options,
             root_mode: None,
             // Noted on this node alone: that the volume was formatted on another one is seen on its disk.
             formatted: note.fs.file_system().map(str::to_owned),

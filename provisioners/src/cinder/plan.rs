@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::config::CinderConfig;
-use super::params::Params;
+use super::params::{DOCS, Params};
 use super::record::{ATTEMPT, CLUSTER, NAME, VolumeRecord, to_metadata};
 use super::store::{Found, Store};
 use crate::filesystem::{supports_disk, wished};
+use crate::parameters::canonical;
 use crate::record::{Publication, Requested, compare_disk, compare_wish};
 use crate::{AccessMode, AccessType, Capability, Error, Result, Source, StringMap, VolumeId, VolumeSpec};
 
@@ -30,8 +31,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(config: &CinderConfig, spec: VolumeSpec) -> Result<Self> {
+    pub(super) fn new(config: &CinderConfig, mut spec: VolumeSpec) -> Result<Self> {
         let params = Params::parse(&spec.parameters, &spec.mutable_parameters, &spec.pvc)?;
+        spec.parameters = canonical(&spec.parameters, &DOCS);
+        spec.mutable_parameters = canonical(&spec.mutable_parameters, &DOCS);
         spec.capabilities.iter().try_for_each(supports)?;
         let display = match &params.template {
             Some(template) => template.render(&spec.pvc, &spec.name)?,

@@ -14,6 +14,7 @@ use super::notes::Notes;
 use super::record::{CLUSTER, NAME, VolumeRecord, from_metadata};
 use super::room::Attaching;
 use super::status::advice;
+use crate::parameters::Once;
 use crate::{Condition, Error, Identity, NodeId, Part, Result, StringMap, Volume, VolumeId};
 
 /// The backend's state.
@@ -23,6 +24,8 @@ pub(super) struct Store {
     pub(super) attempts: Attempts,
     pub(super) attaching: Attaching,
     pub(super) notes: Notes,
+    /// What was said of parameters that have no effect.
+    pub(super) told: Once,
 }
 
 /// A volume that was found.
@@ -42,6 +45,7 @@ impl Store {
         });
         Ok(Self {
             clouds: clouds.collect(),
+            told: Once::default(),
             notes: Notes::new(&config.state),
             config,
             attempts: Attempts::default(),

@@ -1,8 +1,9 @@
 //! ControllerModifyVolume: what can truly be changed.
 
 use super::create::set_attributes;
-use super::params::{Mutable, VolumeType};
+use super::params::{DOCS, Mutable, VolumeType};
 use super::store::Store;
+use crate::parameters::canonical;
 use crate::{Error, Result, StringMap, VolumeId};
 
 impl Store {
@@ -19,7 +20,7 @@ impl Store {
         }
         found.update(|record| {
             let before = record.modified.clone();
-            record.modified.extend(parameters.clone());
+            record.modified.extend(canonical(parameters, &DOCS));
             Ok(record.modified != before)
         })?;
         Ok(())

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::LocalConfig;
 use crate::filesystem::{FS_TYPES, mkfs_options};
-use crate::parameters::docs;
+use crate::parameters::{canonical, docs};
 use crate::{Error, NameTemplate, ParameterDoc, Parameters, Result, StringMap};
 
 /// Every parameter, for refusing others and for the documentation.
@@ -84,6 +84,7 @@ impl Params {
     pub(super) fn parse(config: &LocalConfig, given: &StringMap, mutable: &StringMap) -> Result<Self> {
         let reader = Parameters::new("parameters", given, &DOCS)?;
         let changed = Mutable::parse(mutable)?;
+        let mutable = &canonical(mutable, &DOCS);
         let params = Self {
             root: root_name(config, &reader)?,
             kind: kind(&reader)?,

@@ -2,10 +2,11 @@
 
 use super::config::LocalConfig;
 use super::handle::Handle;
-use super::params::{Params, VolumeType};
+use super::params::{DOCS, Params, VolumeType};
 use super::record::VolumeRecord;
 use super::store::Store;
 use crate::filesystem::{supports_access, wished};
+use crate::parameters::canonical;
 use crate::record::{compare_disk, compare_wish};
 use crate::{
     AccessType, Capability, Error, Result, StringMap, Topology, TopologyRequest, VolumeId, VolumeSpec,
@@ -27,8 +28,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(config: &LocalConfig, ours: &Topology, spec: VolumeSpec) -> Result<Self> {
+    pub(super) fn new(config: &LocalConfig, ours: &Topology, mut spec: VolumeSpec) -> Result<Self> {
         let params = Params::parse(config, &spec.parameters, &spec.mutable_parameters)?;
+        spec.parameters = canonical(&spec.parameters, &DOCS);
+        spec.mutable_parameters = canonical(&spec.mutable_parameters, &DOCS);
         for capability in &spec.capabilities {
             supports(capability)?;
         }

@@ -14,6 +14,7 @@ use super::record::{VolumeRecord, encode, is_absent, load};
 use super::size::Space;
 use super::{LocalHost, record};
 use crate::identity::firsts;
+use crate::parameters::flag;
 use crate::parts::{Question, ask_all};
 use crate::{Condition, Ctx, Error, Identity, NodeId, Part, Result, StringMap, Topology, Volume, VolumeId};
 
@@ -244,7 +245,7 @@ impl Store {
 }
 
 fn is_thick(record: &VolumeRecord) -> bool {
-    record.parameters.get("thick").is_some_and(|value| value == "true")
+    record.parameters.get("thick").is_some_and(|value| flag(value) == Some(true))
 }
 
 fn check_writable(path: &Path) -> Result<()> {

@@ -26,7 +26,7 @@ pub struct NfsConfig {
     /// Bytes of a volume for which no size is asked.
     pub default_size: u64,
     /// What becomes of a deleted volume's directory where the class says nothing.
-    pub on_delete: OnDelete,
+    pub on_delete: Option<OnDelete>,
     /// How long the server may take for one call.
     pub call_timeout: Duration,
     /// How many connections copy or remove one tree.
@@ -48,7 +48,7 @@ impl Default for NfsConfig {
             any_share: false,
             owner: "default".into(),
             default_size: 1 << 30,
-            on_delete: OnDelete::Delete,
+            on_delete: None,
             call_timeout: Duration::from_secs(10),
             tree_workers: 8,
             sweep: Duration::from_secs(30),

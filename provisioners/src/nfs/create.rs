@@ -156,10 +156,13 @@ impl Store {
     }
 }
 
+/// The mode of a directory for which none is asked: what csi-driver-nfs makes one with, the usual umask applied.
+const UNASKED: u32 = 0o755;
+
 /// A new directory in `tmp`, with its owner and mode.
 fn make_dir(share: &Arc<Share>, own: &Own, key: &str, params: &Params) -> Result<Draft> {
     let set = Set {
-        mode: Some(params.mode.unwrap_or(0o777)),
+        mode: Some(params.mode.unwrap_or(UNASKED)),
         owner: params.uid.map(Who::Id),
         group: params.gid.map(Who::Id),
         ..Set::default()

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::blocking::Workers;
+use crate::parameters::Ignored;
 use crate::parts::any;
 use crate::{
     Backend, Capability, Creation, Ctx, Identity, ParameterDoc, Part, Provisioner, Result, StringMap, Volume,
@@ -30,6 +31,7 @@ use crate::{
 };
 
 mod alias;
+mod attributes;
 mod bare;
 mod capacity;
 mod change;
@@ -55,6 +57,8 @@ mod params;
 mod place;
 mod plan;
 mod pool;
+#[cfg(test)]
+pub(crate) mod reading;
 mod record;
 mod remote;
 mod removal;
@@ -151,6 +155,9 @@ impl Provisioner for Nfs {
     }
 
     fn prepare(&self, spec: VolumeSpec) -> Result<Box<dyn Creation>> {
+        if spec.secrets.get("mountOptions").is_some() {
+            self.store.told.tell("nfs", &[no_mount()]);
+        }
         let plan = Plan::new(&self.store.config, spec)?;
         Ok(Box::new(NfsCreation { workers: self.workers.clone(), plan }))
     }
@@ -177,6 +184,12 @@ impl Provisioner for Nfs {
             .ask(move |store| plan::class_differs(&store.config, &store.volume(&id)?.record, &parameters))
             .await
     }
+}
+
+/// csi-driver-nfs has its controller mount the share with the options of a secret.
+fn no_mount() -> Ignored {
+    let why = "the controller's own client mounts nothing; set nfsVersion or mountOptions of the share in the driver's configuration";
+    Ignored { field: "secrets[\"mountOptions\"]".into(), why: why.into() }
 }
 
 struct NfsCreation {

@@ -1,15 +1,17 @@
 //! ControllerModifyVolume: owner and mode of the directory, and what becomes of it.
 
 use super::client::{Set, Who};
-use super::params::{Mode, Mutable};
+use super::params::{DOCS, Mode, Mutable};
 use super::share::Told;
 use super::store::Store;
+use crate::parameters::canonical;
 use crate::{Error, Result, StringMap, VolumeId};
 
 impl Store {
     /// Sets the mutable parameters.
     pub(super) fn modify(&self, id: &VolumeId, parameters: &StringMap) -> Result<()> {
         let wish = Mutable::parse(parameters)?;
+        let parameters = &canonical(parameters, &DOCS);
         let mut found = self.volume(id)?;
         let set = Set {
             mode: wish.mode.and_then(Mode::bits),

@@ -9,7 +9,7 @@ use crate::parameters::docs;
 use crate::{Error, NameTemplate, ParameterDoc, Parameters, Result, StringMap};
 
 /// Every parameter, for refusing others and for the documentation.
-pub(super) static DOCS: [ParameterDoc; 13] = docs! {
+pub(super) static DOCS: [ParameterDoc; 14] = docs! {
     "shareName", "The configured share to make the volume on. Instead of `server` and `share`.",
         "the only share, or the one named `default`", false;
     "server", "The NFS server, as csi-driver-nfs has it: together with `share` a configured share, or any other where the configuration has `anyShare`.",
@@ -19,9 +19,11 @@ pub(super) static DOCS: [ParameterDoc; 13] = docs! {
         "the volume's key", false;
     "pathPattern", "The same, as nfs-subdir-external-provisioner has it: `${.PVC.namespace}/${.PVC.name}`.", "none", false;
     "onDelete", "What becomes of the directory when the volume is deleted: `delete`, `retain` or `archive` (renamed to `archived-<name>`).",
-        "the configuration's, else delete", true;
-    "archiveOnDelete", "As nfs-subdir-external-provisioner has it: `true` is `onDelete: archive`, `false` is `onDelete: delete`.", "none", false;
-    "mountPermissions", "Permission bits of the directory in octal, such as `0770`; `0` leaves those of a new directory.", "0777", true;
+        "the configuration's, else `archive` beside `pathPattern`, else `delete`", true;
+    "onDeleteFailure", "What DeleteVolume does about content that the server does not let it remove (root_squash, immutable files): `trash`: it is answered, what is left stays in the trash, is tried again by every sweep, and shown by the log and `volumectl_csi_nfs_removals_stuck`. `fail`: it is answered when all is removed, before that with the first path that stays (FAILED_PRECONDITION).",
+        "trash", true;
+    "archiveOnDelete", "As nfs-subdir-external-provisioner has it: `true` is `onDelete: archive`, `false` is `onDelete: delete`. Beside `pathPattern` that driver's default holds, too.", "none", false;
+    "mountPermissions", "Permission bits of the directory in octal, such as `0770`. `0`: those that csi-driver-nfs makes a directory with, `0755`, and no change later.", "0777", true;
     "uid", "The user id that owns the directory.", "the user that the controller's calls are made as", true;
     "gid", "The group id that owns the directory.", "the group that the controller's calls are made as", true;
     "mountOptions", "Mount options for nodes, separated by commas, such as `nfsvers=4.1,hard`; those of the StorageClass's own `mountOptions` come after.", "none", false;
@@ -75,7 +77,12 @@ pub(super) struct Params {
     pub(super) mount_options: String,
     pub(super) force: bool,
     pub(super) accept_changes: bool,
+    /// DeleteVolume waits until all is removed.
+    pub(super) fail: bool,
 }
+
+/// What `onDeleteFailure` may be.
+const ON_FAILURE: [&str; 2] = ["trash", "fail"];
 
 impl Params {
     /// Reads a StorageClass's parameters, and over them those of a VolumeAttributesClass.
@@ -85,13 +92,17 @@ impl Params {
         Ok(Self {
             share: share(config, &reader)?,
             template: template(&reader)?,
-            on_delete: changed.on_delete.or(on_delete(&reader)?).unwrap_or(config.on_delete),
+            on_delete: changed
+                .on_delete
+                .or(on_delete(&reader)?)
+                .unwrap_or_else(|| default_policy(config, &reader)),
             mode: changed.mode.or(mode(&reader)?).unwrap_or(Mode::Bits(0o777)).bits(),
             uid: changed.uid.or(reader.owner("uid")?),
             gid: changed.gid.or(reader.owner("gid")?),
             mount_options: reader.read("mountOptions", mount_options)?.unwrap_or_default(),
             force: reader.one_of("unmountPolicy", &UNMOUNT_POLICIES)? == Some("force"),
             accept_changes: reader.one_of("ifChanging", &["refuse", "accept"])? == Some("accept"),
+            fail: changed.fail.or(on_failure(&reader)?).unwrap_or(false),
         })
     }
 
@@ -106,6 +117,8 @@ impl Params {
         let octal = |mode: Option<u32>| mode.map_or_else(|| "none".into(), |mode| format!("{mode:04o}"));
         compare("share", self.share.to_string(), has.share.to_string());
         compare("onDelete", self.on_delete.word().into(), has.on_delete.word().into());
+        let failure = |fail: bool| ON_FAILURE[usize::from(fail)].to_owned();
+        compare("onDeleteFailure", failure(self.fail), failure(has.fail));
         compare("mountPermissions", octal(self.mode), octal(has.mode));
         compare("uid", format!("{:?}", self.uid), format!("{:?}", has.uid));
         compare("gid", format!("{:?}", self.gid), format!("{:?}", has.gid));
@@ -139,6 +152,7 @@ pub(super) struct Mutable {
     pub(super) mode: Option<Mode>,
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
+    pub(super) fail: Option<bool>,
 }
 
 impl Mutable {
@@ -150,6 +164,7 @@ impl Mutable {
             mode: mode(&reader)?,
             uid: reader.owner("uid")?,
             gid: reader.owner("gid")?,
+            fail: on_failure(&reader)?,
         })
     }
 }
@@ -213,7 +228,10 @@ fn template(reader: &Parameters<'_>) -> Result<Option<NameTemplate>> {
 }
 
 fn on_delete(reader: &Parameters<'_>) -> Result<Option<OnDelete>> {
-    let word = reader.one_of("onDelete", &OnDelete::WORDS)?.map(OnDelete::from_word);
+    // csi-driver-nfs takes any case, and nothing for its default.
+    let given = reader.get("onDelete").filter(|word| !word.is_empty());
+    let word =
+        given.map_or(Ok(None), |_| reader.word("onDelete", &OnDelete::WORDS))?.map(OnDelete::from_word);
     let archive = reader.flag("archiveOnDelete")?;
     let archive = archive.map(|archive| if archive { OnDelete::Archive } else { OnDelete::Delete });
     match (word, archive) {
@@ -225,10 +243,21 @@ fn on_delete(reader: &Parameters<'_>) -> Result<Option<OnDelete>> {
     }
 }
 
+/// Where the class says nothing: a class of nfs-subdir-external-provisioner, known by its pattern, means its default.
+fn default_policy(config: &NfsConfig, reader: &Parameters<'_>) -> OnDelete {
+    let of_class = reader.get("pathPattern").map(|_| OnDelete::Archive);
+    config.on_delete.or(of_class).unwrap_or_default()
+}
+
+fn on_failure(reader: &Parameters<'_>) -> Result<Option<bool>> {
+    Ok(reader.one_of("onDeleteFailure", &ON_FAILURE)?.map(|word| word == "fail"))
+}
+
 /// Permission bits, or `0`, which is "no chmod" to csi-driver-nfs.
 fn mode(reader: &Parameters<'_>) -> Result<Option<Mode>> {
     match reader.get("mountPermissions") {
         Some("0") => Ok(Some(Mode::AsItIs)),
+        Some("") => Ok(None),
         _ => Ok(reader
             .mode("mountPermissions")?
             .map(|mode| if mode == 0 { Mode::AsItIs } else { Mode::Bits(mode) })),
@@ -296,11 +325,34 @@ mod tests {
             (&[("server", "nas")], "share"),
             (&[("server", "other"), ("share", "/x")], "server"),
             (&[], "shareName"),
-            (&[("shareName", "one"), ("subdir", "x")], "subdir"),
+            (&[("shareName", "one"), ("subdirs", "x")], "subdirs"),
+            (&[("shareName", "one"), ("subdir", "x"), ("subDir", "x")], "subDir"),
         ] {
             let error = parse(given).unwrap_err().to_string();
             assert!(error.starts_with(&format!("parameters[\"{field}\"]")), "{error}");
         }
+    }
+
+    #[test]
+    fn keys_and_policies_are_taken_in_any_case() {
+        let params = parse(&[("SHARENAME", "one"), ("ondelete", "Retain"), ("subdir", "x")]).unwrap();
+        assert_eq!((params.on_delete, params.template.is_some()), (OnDelete::Retain, true));
+        assert!(parse(&[("shareName", "one"), ("onDelete", "keep")]).is_err());
+    }
+
+    #[test]
+    fn a_pattern_without_a_policy_is_archived_as_its_driver_does() {
+        let policy = |given: &[(&str, &str)], of_config| {
+            let map = given.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let config = NfsConfig { on_delete: of_config, ..config() };
+            Params::parse(&config, &map, &StringMap::new()).unwrap().on_delete
+        };
+        let pattern = ("pathPattern", "${.PVC.name}");
+        let share = ("shareName", "one");
+        assert_eq!(policy(&[share, pattern], None), OnDelete::Archive);
+        assert_eq!(policy(&[share, pattern], Some(OnDelete::Delete)), OnDelete::Delete);
+        assert_eq!(policy(&[share, pattern, ("archiveOnDelete", "False")], None), OnDelete::Delete);
+        assert_eq!(policy(&[share], None), OnDelete::Delete);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use super::config::NfsConfig;
 use super::handle::Handle;
-use super::params::Params;
+use super::params::{DOCS, Params};
 use super::record::VolumeRecord;
+use crate::parameters::canonical;
 use crate::record::compare_wish;
 use crate::size::{decide, decide_for_source};
 use crate::{AccessType, Capability, Error, Result, StringMap, VolumeId, VolumeSpec, key_for};
@@ -23,8 +24,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(config: &NfsConfig, spec: VolumeSpec) -> Result<Self> {
+    pub(super) fn new(config: &NfsConfig, mut spec: VolumeSpec) -> Result<Self> {
         let params = Params::parse(config, &spec.parameters, &spec.mutable_parameters)?;
+        spec.parameters = canonical(&spec.parameters, &DOCS);
+        spec.mutable_parameters = canonical(&spec.mutable_parameters, &DOCS);
         for capability in &spec.capabilities {
             supports(capability)?;
         }

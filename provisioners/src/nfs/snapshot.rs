@@ -5,17 +5,19 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::client::{Fh, Set, Special, Status, found};
+use super::config::{NfsConfig, check_path, check_server};
 use super::draft::Draft;
 use super::fill::Filling;
-use super::handle::Handle;
+use super::handle::{Handle, ShareId};
 use super::list::is_of_record;
 use super::record::SnapshotRecord;
 use super::share::{Own, Share, Told, draft_name};
 use super::store::Store;
-use crate::parameters::docs;
+use crate::parameters::{Foreign, Ignored, docs, foreign};
 use crate::record::{decode, encode};
 use crate::{
-    Ctx, Error, Page, ParameterDoc, Parameters, Result, Snapshot, SnapshotId, SnapshotSpec, VolumeId, key_for,
+    Ctx, Error, Page, ParameterDoc, Parameters, Result, Snapshot, SnapshotId, SnapshotSpec, StringMap,
+    VolumeId, key_for,
 };
 
 /// A snapshot's record, beside its data.
@@ -23,8 +25,15 @@ const RECORD: &[u8] = b"snapshot.json";
 const DATA: &[u8] = b"data";
 
 /// Parameters of a VolumeSnapshotClass.
-static DOCS: [ParameterDoc; 1] = docs! {
+static DOCS: [ParameterDoc; 3] = docs! {
     "ifChanging", "See the StorageClass's.", "refuse", false;
+    "server", "The server of the source volume, with `share`; another share is refused.", "the volume's", false;
+    "share", "The exported path of the source volume.", "the volume's", false;
+};
+
+/// Those of csi-driver-nfs that have no effect.
+pub(super) static FOREIGN: [Foreign; 1] = foreign! {
+    "mountOptions", [""], Ignored, "the controller mounts nothing to take a snapshot";
 };
 
 impl SnapshotRecord {
@@ -36,6 +45,51 @@ impl SnapshotRecord {
             created: self.created,
             ready: true,
             group: None,
+        }
+    }
+}
+
+/// A VolumeSnapshotClass's parameters, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Class {
+    /// Files may be of different moments.
+    accept: bool,
+    /// The share that it names.
+    share: Option<ShareId>,
+    pub(super) ignored: Vec<Ignored>,
+}
+
+impl Class {
+    pub(super) fn parse(config: &NfsConfig, given: &StringMap) -> Result<Self> {
+        let reader = Parameters::with_foreign("parameters", given, &DOCS, &FOREIGN)?;
+        let share = match (reader.get("server"), reader.get("share")) {
+            (Some(server), Some(path)) => {
+                check_server(server).map_err(|problem| Error::invalid(reader.field_of("server"), problem))?;
+                check_path(path).map_err(|problem| Error::invalid(reader.field_of("share"), problem))?;
+                Some(config.share_at(server, path))
+            }
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(Error::invalid(reader.field_of("share"), "must be given beside server"));
+            }
+            (None, Some(_)) => {
+                return Err(Error::invalid(reader.field_of("server"), "must be given beside share"));
+            }
+        };
+        let accept = reader.one_of("ifChanging", &["refuse", "accept"])? == Some("accept");
+        Ok(Self { accept, share, ignored: reader.ignored() })
+    }
+
+    /// Snapshots are on their volume's share.
+    fn check_share(&self, share: &ShareId) -> Result<()> {
+        match &self.share {
+            Some(asked) if asked != share => Err(Error::invalid(
+                "parameters[\"share\"]",
+                format!(
+                    "{asked}, but the volume is on {share}, and its snapshots with it; leave server and share out"
+                ),
+            )),
+            _ => Ok(()),
         }
     }
 }
@@ -54,10 +108,11 @@ pub(super) fn handle(spec: &SnapshotSpec) -> Result<Handle> {
 impl Store {
     /// Takes a snapshot, or finds the one taken before.
     pub(super) fn snapshot(&self, ctx: &Ctx, spec: &SnapshotSpec) -> Result<Snapshot> {
-        let reader = Parameters::new("parameters", &spec.parameters, &DOCS)?;
-        let accept = reader.one_of("ifChanging", &["refuse", "accept"])? == Some("accept");
+        let class = Class::parse(&self.config, &spec.parameters)?;
+        self.told.tell("nfs", &class.ignored);
         let handle = handle(spec)?;
         let share = self.share(&handle.share)?;
+        class.check_share(&share.id)?;
         if let Some((_, _, record)) = find_snapshot(&share, &handle)? {
             return self.same(&record, spec);
         }
@@ -67,7 +122,7 @@ impl Store {
         })?;
         let what = format!("volume {}", spec.source);
         let from = Filling { dir, size: volume.record.capacity, what, moving: true };
-        let record = self.take(ctx, &share, &volume.own, &handle, spec, &from, accept)?;
+        let record = self.take(ctx, &share, &volume.own, &handle, spec, &from, class.accept)?;
         tracing::info!(snapshot = %handle, volume = %spec.source, bytes = record.content, "taken");
         self.same(&record, spec)
     }

@@ -14,6 +14,7 @@ use super::share::{Own, Share, Told};
 use super::sweep::Watch;
 use super::usage::Usages;
 use super::{Mounted, removal::Removals};
+use crate::parameters::Once;
 use crate::record::decode;
 use crate::{Condition, Error, Result, StringMap, Volume, VolumeId};
 
@@ -28,6 +29,8 @@ pub(super) struct Store {
     pub(super) usages: Usages,
     pub(super) watch: Watch,
     pub(super) aliases: Aliases,
+    /// What was said of parameters that have no effect.
+    pub(super) told: Once,
     mounted: Option<Arc<dyn Mounted>>,
 }
 
@@ -60,6 +63,7 @@ impl Store {
             usages: Usages::default(),
             watch: Watch::default(),
             aliases: Aliases::new(&config),
+            told: Once::default(),
             mounted,
             config,
         };
@@ -222,6 +226,13 @@ impl Found {
         let of_class = self.record.parameters.get("mountOptions").map(String::as_str).unwrap_or_default();
         let of_class = of_class.split(',').filter(|option| !option.is_empty()).map(str::to_owned);
         self.share.spec.mount_options.iter().cloned().chain(of_class).collect()
+    }
+
+    /// Whether DeleteVolume waits until all is removed: as it was set last.
+    pub(super) fn fails(&self) -> bool {
+        let record = &self.record;
+        let maps = [&record.modified, &record.mutable_parameters, &record.parameters];
+        maps.iter().find_map(|map| map.get("onDeleteFailure")).is_some_and(|word| word == "fail")
     }
 
     /// Whether nodes give up what the server does not take when they unmount the share.

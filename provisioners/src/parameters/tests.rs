@@ -35,6 +35,18 @@ fn a_key_given_twice_in_other_case_is_refused() {
 }
 
 #[test]
+fn case_makes_no_difference_in_keys_and_errors_have_them_as_given() {
+    let given = map(&[("MODE", "0700"), ("mkfsoptions", "x")]);
+    let it = Parameters::new("parameters", &given, &DOCS).unwrap();
+    assert_eq!(it.mode("mode").unwrap(), Some(0o700));
+    let error = it.number::<u8>("mkfsOptions").unwrap_err().to_string();
+    assert!(error.starts_with("parameters[\"mkfsoptions\"]: "), "{error}");
+    assert_eq!(canonical(&given, &DOCS), map(&[("mode", "0700"), ("mkfsOptions", "x")]));
+    let error = Parameters::mutable(&given, &DOCS).unwrap_err().to_string();
+    assert!(error.contains("cannot be changed after creation"), "{error}");
+}
+
+#[test]
 fn values_are_read_strictly() {
     let given = map(&[("mode", "0770"), ("thick", "true"), ("mkfsOptions", "7")]);
     let it = Parameters::new("parameters", &given, &DOCS).unwrap();
@@ -42,7 +54,11 @@ fn values_are_read_strictly() {
     assert_eq!(it.flag("thick").unwrap(), Some(true));
     assert_eq!(it.number::<u32>("mkfsOptions").unwrap(), Some(7));
     assert_eq!(it.flag("other").unwrap(), None);
-    for bad in ["", "yes", "True", "1"] {
+    for (text, value) in [("True", true), ("1", true), ("f", false)] {
+        let given = map(&[("THICK", text)]);
+        assert_eq!(Parameters::new("parameters", &given, &DOCS).unwrap().flag("thick").unwrap(), Some(value));
+    }
+    for bad in ["", "yes", "tRUE", "on"] {
         let given = map(&[("thick", bad)]);
         let error = Parameters::new("parameters", &given, &DOCS).unwrap().flag("thick").unwrap_err();
         assert!(error.to_string().starts_with("parameters[\"thick\"]: "), "{error}");

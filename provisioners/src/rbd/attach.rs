@@ -6,7 +6,6 @@ use jiff::Timestamp;
 
 use super::alive::Users;
 use super::fence::{Recovery, fence_client};
-use super::params::Params;
 use super::record::{CLAIM, Found, PUBLISHED, Publication, Published, seal};
 use super::site::Site;
 use super::store::Store;
@@ -128,8 +127,7 @@ impl Store {
                 ));
             }
         }
-        let auto = Params::parse(&self.config, &found.parameters()?)?.auto_recovery;
-        if !auto {
+        if !found.is_auto()? {
             return refuse(format!(
                 "which is gone or out of service; recover it by `volumectl lock recover {spec}`, or set lockRecovery: auto in the class"
             ));
@@ -178,7 +176,7 @@ impl Store {
         let users = site.users(&found.header.image)?;
         let clients = clients_of(found, holder, &users)?;
         let dead = matches!(state, Some(NodeState::Gone | NodeState::OutOfService));
-        if dead && Params::parse(&self.config, &found.parameters()?)?.auto_recovery {
+        if dead && found.is_auto()? {
             let fenced = Self::surroundings(site)?.fenced;
             for client in clients.iter().filter(|client| !fenced.contains_key(*client)) {
                 fence_client(site, &found.handle, client, holder)?;

@@ -8,13 +8,15 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::ffi::{Errno, Image};
+use super::foreign::{GROUP_CLASS, check_source};
 use super::handle::{Handle, parse_handle};
 use super::list::show_snapshot;
-use super::params::{EXCLUSIVE_LOCK, SNAPSHOT_DOCS};
+use super::params::{EXCLUSIVE_LOCK, GROUP_DOCS};
 use super::record::{Found, GroupRecord, SnapshotRecord};
 use super::site::{GROUPS, SNAPSHOTS, Site};
 use super::snapshot::take;
 use super::store::Store;
+use crate::parameters::others;
 use crate::record::check_members;
 use crate::{Ctx, Error, GroupSnapshot, GroupSpec, Parameters, Result, Secrets, SnapshotId, key_for};
 
@@ -40,17 +42,19 @@ impl Drop for Member {
 impl Store {
     /// The handle of a group: in the place of its first source.
     pub(super) fn group_handle(spec: &GroupSpec) -> Result<Handle> {
-        Parameters::new("parameters", &spec.parameters, &SNAPSHOT_DOCS)?;
+        let reader = Parameters::with_foreign("parameters", &spec.parameters, &GROUP_DOCS, &GROUP_CLASS)?;
         let first = spec.sources.first();
         let first =
             first.ok_or_else(|| Error::invalid("source_volume_ids", "is empty; name at least one volume"))?;
         let source = parse_handle(&first.0)
             .map_err(|_| Error::NotFound(format!("source_volume_ids: there is no volume {first}")))?;
+        check_source(&reader, &source)?;
         Handle::new(source.place, key_for(&spec.name))
     }
 
     /// Takes the snapshots of a group, or finds those taken before.
     pub(super) fn snapshot_group(&self, ctx: &Ctx, spec: &GroupSpec) -> Result<GroupSnapshot> {
+        self.told.tell("rbd", &others("parameters", &spec.parameters, &GROUP_CLASS));
         let handle = Self::group_handle(spec)?;
         let site = self.site(&handle.place, ctx.secrets())?;
         if let Some(record) = site.entry::<GroupRecord>(GROUPS, &handle.name)? {

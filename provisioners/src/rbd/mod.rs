@@ -45,12 +45,14 @@ mod errors;
 mod expand;
 mod fence;
 mod ffi;
+mod foreign;
 mod group;
 mod handle;
 mod journal;
 mod key;
 mod list;
 mod locks;
+mod mapping;
 mod missing;
 mod modify;
 mod monitors;
@@ -58,6 +60,8 @@ mod node;
 mod params;
 mod plan;
 mod purge;
+#[cfg(test)]
+pub(crate) mod reading;
 mod record;
 mod session;
 mod site;
@@ -252,6 +256,7 @@ impl Provisioner for Rbd {
 
     fn prepare(&self, spec: VolumeSpec) -> Result<Box<dyn Creation>> {
         let plan = Plan::new(&self.store.config, spec)?;
+        self.store.told.tell("rbd", &plan.params.ignored);
         Ok(Box::new(RbdCreation { store: self.store.clone(), calls: self.calls.clone(), plan }))
     }
 

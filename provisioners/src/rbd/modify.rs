@@ -4,6 +4,7 @@ use super::params::{DOCS, Mutable};
 use super::record::{Found, MODIFIED, Modified, seal};
 use super::site::Site;
 use super::store::Store;
+use crate::parameters::canonical;
 use crate::{Ctx, Error, Parameters, Result, StringMap, VolumeId};
 
 impl Mutable {
@@ -22,7 +23,7 @@ impl Store {
         let (site, found) = self.volume(id, ctx.secrets())?;
         let before = found.modified()?;
         let mut modified = before.clone();
-        modified.extend(parameters.clone());
+        modified.extend(canonical(parameters, &DOCS));
         if modified != before {
             let has = found.header.meta.get(MODIFIED).map_or("", String::as_str);
             let value = seal(&Modified { parameters: modified })?;

@@ -2,6 +2,7 @@
 
 use super::config::Mounter;
 use super::ffi::{Key, Locker};
+use super::foreign::no_volume;
 use super::handle::parse_handle;
 use super::params::{FAST_DIFF, Params};
 use super::record::{FS, Found, PERMIT, seal};
@@ -25,7 +26,8 @@ impl Store {
         if found.is_deleted() {
             return Err(Error::Refused(format!("volume {id} is being deleted")));
         }
-        let params = Params::parse(&self.config, &found.usage(attributes))?;
+        let params = found.usage(self, attributes)?;
+        self.told.tell("rbd", &params.ignored);
         let image = Self::image(&site, &found, &params)?;
         let fs = found.fs()?;
         Ok(NodeVolume {
@@ -80,7 +82,7 @@ impl Store {
 
     /// How a volume that may be on this node is got at; the cluster is not asked.
     pub(super) fn held(id: &VolumeId) -> Result<Access> {
-        let handle = parse_handle(&id.0).map_err(|_| Error::NotFound(format!("there is no volume {id}")))?;
+        let handle = parse_handle(&id.0).map_err(|_| no_volume(id))?;
         Ok(Access::Rbd(Box::new(RbdImage {
             cluster: handle.place.cluster,
             pool: handle.place.pool,

@@ -2,9 +2,11 @@
 
 use super::config::{Mounter, RbdCluster, RbdConfig};
 use super::ffi::ImageOptions;
+use super::foreign::CLASS;
 use super::handle::{Place, check_part};
+use super::mapping::{has_nbd, kernel_options, unmap_options};
 use crate::filesystem::{FS_TYPES, mkfs_options};
-use crate::parameters::docs;
+use crate::parameters::{Ignored, docs};
 use crate::{Error, NameTemplate, ParameterDoc, Parameters, Result, StringMap, parse_size};
 
 /// Every parameter, for refusing others and for the documentation.
@@ -15,7 +17,7 @@ pub(super) static DOCS: [ParameterDoc; 18] = docs! {
     "radosNamespace", "The RADOS namespace of the image. It must exist.", "the cluster's configured one, else the default one", false;
     "imageFeatures", "The image's features, separated by commas: `layering`, `exclusive-lock`, `object-map`, `fast-diff`, `deep-flatten`, `journaling`.",
         "layering,exclusive-lock,object-map,fast-diff,deep-flatten", false;
-    "mounter", "`krbd`: the kernel's client. `fuse`: qemu-storage-daemon with a FUSE export and a loop device, for kernels without the module rbd.",
+    "mounter", "`krbd` (or `rbd`): the kernel's client. `fuse`: qemu-storage-daemon with a FUSE export and a loop device, for kernels without the module rbd.",
         "the driver's configured one", false;
     "mapOptions", "Options for mapping, separated by commas, such as `noshare,queue_depth=256,ms_mode=secure`; `krbd:` before them is understood, parts for other mounters are passed over.",
         "none", false;
@@ -35,7 +37,13 @@ pub(super) static DOCS: [ParameterDoc; 18] = docs! {
     "encrypted", "`false`. Encryption at rest is not done by this driver; `true` is refused.", "false", false;
 };
 
-/// VolumeSnapshotClass and VolumeGroupSnapshotClass parameters.
+/// VolumeGroupSnapshotClass parameters.
+pub(super) static GROUP_DOCS: [ParameterDoc; 2] = docs! {
+    "clusterID", "The cluster of the source volumes; another is refused.", "the volumes'", false;
+    "pool", "The pool of the first source volume; another is refused.", "the volume's", false;
+};
+
+/// VolumeSnapshotClass parameters.
 pub(super) static SNAPSHOT_DOCS: [ParameterDoc; 3] = docs! {
     "clusterID", "The cluster of the source volume; another is refused.", "the volume's", false;
     "pool", "The pool of the source volume; another is refused.", "the volume's", false;
@@ -72,6 +80,8 @@ pub(super) struct Params {
     pub(super) template: Option<NameTemplate>,
     pub(super) auto_recovery: bool,
     pub(super) flatten: bool,
+    /// What was given and has no effect.
+    pub(super) ignored: Vec<Ignored>,
 }
 
 /// What of the parameters can be changed later, as far as it is done at once.
@@ -83,19 +93,27 @@ pub(super) struct Mutable {
 impl Params {
     /// Reads a StorageClass's parameters.
     pub(super) fn parse(config: &RbdConfig, given: &StringMap) -> Result<Self> {
-        let reader = Parameters::new("parameters", given, &DOCS)?;
-        if reader.flag("encrypted")? == Some(true) {
+        let reader = Parameters::with_foreign("parameters", given, &DOCS, &CLASS)?;
+        if reader.read("encrypted", encrypted)? == Some(true) {
             let problem = "encryption at rest is not done by this driver; leave it out, or encrypt the OSDs";
             return Err(Error::invalid(reader.field_of("encrypted"), problem));
         }
+        Self::at(place(config, &reader)?, config.mounter, &reader)
+    }
+
+    /// Reads how an image at a place is made and used.
+    pub(super) fn at(place: Place, mounter: Mounter, reader: &Parameters<'_>) -> Result<Self> {
+        let mut ignored = reader.ignored();
+        for key in ["mapOptions", "unmapOptions"] {
+            if reader.get(key).is_some_and(has_nbd) {
+                let why = "its part for nbd: no volume is mapped by rbd-nbd".to_owned();
+                ignored.push(Ignored { field: reader.field_of(key), why });
+            }
+        }
         Ok(Self {
-            place: place(config, &reader)?,
-            options: image_options(&reader)?,
-            mounter: match reader.one_of("mounter", &["krbd", "fuse"])? {
-                Some("fuse") => Mounter::Fuse,
-                Some(_) => Mounter::Krbd,
-                None => config.mounter,
-            },
+            place,
+            options: image_options(reader)?,
+            mounter: reader.read("mounter", mounter_of)?.unwrap_or(mounter),
             map_options: reader.read("mapOptions", kernel_options)?.unwrap_or_default(),
             unmap_options: reader.read("unmapOptions", unmap_options)?.unwrap_or_default(),
             fs_type: reader.one_of("fsType", &FS_TYPES)?.map(str::to_owned),
@@ -104,6 +122,7 @@ impl Params {
             template: reader.get("nameTemplate").map(NameTemplate::parse).transpose()?,
             auto_recovery: reader.one_of("lockRecovery", &["manual", "auto"])? == Some("auto"),
             flatten: reader.flag("flatten")?.unwrap_or(false),
+            ignored,
         })
     }
 
@@ -233,36 +252,20 @@ fn prefix(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The options for the kernel's client. They become a part of one line for the kernel, in which the key stands, too, so
-/// only what can be an option is let through.
-pub(super) fn kernel_options(text: &str) -> Result<Vec<String>, String> {
-    let mut options = Vec::new();
-    for part in text.split(';') {
-        let part = part.trim();
-        let own = match part.split_once(':') {
-            Some(("krbd", own)) => own,
-            Some(("nbd" | "fuse", _)) => continue,
-            _ => part,
-        };
-        for option in own.split(',').map(str::trim).filter(|option| !option.is_empty()) {
-            let key = option.split('=').next().unwrap_or_default();
-            if ["name", "secret", "key", "_pool_ns", "fsid", "ip"].contains(&key) {
-                return Err(format!("{key:?} is set by the driver; remove it"));
-            }
-            if let Some(bad) = option.chars().find(|c| !c.is_ascii_alphanumeric() && !"_-=.:/[]".contains(*c))
-            {
-                return Err(format!("{bad:?} cannot be in an option"));
-            }
-            options.push(option.to_owned());
-        }
+/// How images are mapped; `rbd` is what Ceph's own driver calls the kernel's client.
+fn mounter_of(text: &str) -> Result<Mounter, String> {
+    match text {
+        "krbd" | "rbd" => Ok(Mounter::Krbd),
+        "fuse" => Ok(Mounter::Fuse),
+        "rbd-nbd" => Err(
+            "this driver does not use it; write `krbd`, or `fuse` for nodes without the kernel's module rbd"
+                .into(),
+        ),
+        _ => Err("known: krbd, fuse".into()),
     }
-    Ok(options)
 }
 
-fn unmap_options(text: &str) -> Result<Vec<String>, String> {
-    let options = kernel_options(text)?;
-    match options.iter().find(|option| *option != "force") {
-        Some(other) => Err(format!("{other:?} is unknown; known: force")),
-        None => Ok(options),
-    }
+fn encrypted(text: &str) -> Result<bool, String> {
+    let read = if text.is_empty() { Some(false) } else { crate::parameters::flag(text) };
+    read.ok_or_else(|| "write \"false\", or leave it out".to_owned())
 }

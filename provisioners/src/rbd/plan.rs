@@ -2,9 +2,10 @@
 
 use super::config::RbdConfig;
 use super::handle::Handle;
-use super::params::{Mutable, Params};
+use super::params::{DOCS, Mutable, Params};
 use super::record::Found;
 use crate::filesystem::{supports_disk, wished};
+use crate::parameters::canonical;
 use crate::record::{compare_disk, compare_wish};
 use crate::{AccessType, Capability, Result, StringMap, VolumeId, VolumeSpec, key_for};
 
@@ -23,11 +24,13 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(config: &RbdConfig, spec: VolumeSpec) -> Result<Self> {
+    pub(super) fn new(config: &RbdConfig, mut spec: VolumeSpec) -> Result<Self> {
         Mutable::parse(&spec.mutable_parameters)?;
         let mut parameters = spec.parameters.clone();
         parameters.extend(spec.mutable_parameters.clone());
         let params = Params::parse(config, &parameters)?;
+        spec.parameters = canonical(&spec.parameters, &DOCS);
+        spec.mutable_parameters = canonical(&spec.mutable_parameters, &DOCS);
         for capability in &spec.capabilities {
             supports(capability)?;
         }

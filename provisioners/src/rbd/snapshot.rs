@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::ffi::{Errno, Image};
+use super::foreign::check_source;
 use super::handle::{Handle, parse_handle};
 use super::list::show_snapshot;
 use super::params::SNAPSHOT_DOCS;
@@ -17,12 +18,7 @@ impl Store {
         let source = parse_handle(&spec.source.0)
             .map_err(|_| Error::NotFound(format!("source_volume_id: there is no volume {}", spec.source)))?;
         let reader = Parameters::new("parameters", &spec.parameters, &SNAPSHOT_DOCS)?;
-        for (key, has) in [("clusterID", &source.place.cluster), ("pool", &source.place.pool)] {
-            if let Some(asked) = reader.get(key).filter(|asked| asked != has) {
-                let problem = format!("{asked:?}, but the volume is in {has:?}, and its snapshots with it");
-                return Err(Error::invalid(reader.field_of(key), problem));
-            }
-        }
+        check_source(&reader, &source)?;
         let prefix =
             reader.read("snapshotNamePrefix", |v| super::handle::check_part(v).map(|()| v.to_owned()))?;
         let name = format!("{}{}", prefix.unwrap_or_default(), key_for(&spec.name));

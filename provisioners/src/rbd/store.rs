@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::config::RbdConfig;
 use super::ffi::Linked;
+use super::foreign::no_volume;
 use super::handle::{Handle, Place, parse_handle};
 use super::record::Found;
 use super::session::{Session, Sessions};
 use super::site::{Header, Site};
 use super::tasks::Tasks;
+use crate::parameters::Once;
 use crate::{Condition, Ctx, Error, Identity, NodeId, Result, Secrets, StringMap, Volume, VolumeId};
 
 /// How long what a monitor said of a pool holds.
@@ -45,6 +47,8 @@ pub(super) struct Store {
     first_ids: BTreeMap<String, String>,
     /// By cluster, and when it was asked.
     pools: Mutex<BTreeMap<String, (Instant, Pools)>>,
+    /// What was said of parameters that have no effect.
+    pub(super) told: Once,
 }
 
 impl Store {
@@ -56,6 +60,7 @@ impl Store {
             failing: Mutex::default(),
             trouble: Mutex::default(),
             pools: Mutex::default(),
+            told: Once::default(),
             first_ids: config.first_ids(),
             config,
         })
@@ -98,8 +103,7 @@ impl Store {
 
     /// A volume. None such, or no handle of ours: [`Error::NotFound`].
     pub(super) fn volume(&self, id: &VolumeId, secrets: &Secrets) -> Result<(Site, Found)> {
-        let none = || Error::NotFound(format!("there is no volume {id}"));
-        let handle = parse_handle(&id.0).map_err(|_| none())?;
+        let handle = parse_handle(&id.0).map_err(|_| no_volume(id))?;
         let site = self.site(&handle.place, secrets)?;
         let found = Self::volume_at(&site, &handle)?;
         Ok((site, found))

@@ -3,19 +3,25 @@
 
 use jiff::Timestamp;
 
+use super::config::Mounter;
+use super::foreign::{ATTRIBUTES, check_place, no_volume};
 use super::handle::{Handle, parse_handle};
+use super::params::{DOCS, Params};
 use super::record::{Found, Requested, TORN, VOLUME, VolumeRecord};
 use super::site::{Header, Site};
 use super::store::Store;
-use crate::{Error, PvcMeta, Result, Secrets, StringMap, VolumeId};
+use crate::parameters::{Ignored, field_of, is_key, others};
+use crate::{Parameters, PvcMeta, Result, Secrets, StringMap, VolumeId};
 
 /// What a PersistentVolume's `volumeAttributes` may say of how such an image is used.
-const ATTRIBUTES: [&str; 5] = ["fsType", "mapOptions", "mkfsOptions", "mounter", "unmapOptions"];
+const USAGE: [&str; 5] = ["fsType", "mapOptions", "mkfsOptions", "mounter", "unmapOptions"];
+/// What they may say of where it is.
+const PLACE: [&str; 4] = ["clusterID", "pool", "radosNamespace", "imageName"];
 
 impl Store {
     /// A volume that is to be used: one of ours, or an image of others.
     pub(super) fn usable(&self, id: &VolumeId, secrets: &Secrets) -> Result<(Site, Found)> {
-        let handle = parse_handle(&id.0).map_err(|_| Error::NotFound(format!("there is no volume {id}")))?;
+        let handle = parse_handle(&id.0).map_err(|_| no_volume(id))?;
         let site = self.site(&handle.place, secrets)?;
         let found = Self::usable_at(&site, &handle)?;
         Ok((site, found))
@@ -64,11 +70,43 @@ impl Found {
     }
 
     /// How it is to be used: one of ours as its class said, one of others as the PersistentVolume says.
-    pub(super) fn usage(&self, attributes: &StringMap) -> StringMap {
+    pub(super) fn usage(&self, store: &Store, attributes: &StringMap) -> Result<Params> {
         if !self.is_theirs() {
-            return self.record.parameters.clone();
+            return Params::parse(&store.config, &self.record.parameters);
         }
-        let known = attributes.iter().filter(|(key, _)| ATTRIBUTES.contains(&key.as_str()));
-        known.map(|(key, value)| (key.clone(), value.clone())).collect()
+        usage(store.config.mounter, &self.handle, attributes)
     }
+
+    /// Whether a holder that is proved dead is fenced without being asked.
+    pub(super) fn is_auto(&self) -> Result<bool> {
+        Ok(self.parameters()?.get("lockRecovery").is_some_and(|word| word == "auto"))
+    }
+}
+
+/// Reads a PersistentVolume's `volumeAttributes`: those of hand-made ones, and of Ceph's own driver. Keys with a slash are
+/// other programs'.
+pub(super) fn usage(mounter: Mounter, handle: &Handle, attributes: &StringMap) -> Result<Params> {
+    const FIELD: &str = "volume_context";
+    let (mut own, mut rest) = (StringMap::new(), StringMap::new());
+    for (key, value) in attributes.iter().filter(|(key, _)| !key.contains('/')) {
+        let is_own = USAGE.iter().chain(&PLACE).any(|known| is_key(known, key));
+        let map = if is_own { &mut own } else { &mut rest };
+        map.insert(key.clone(), value.clone());
+    }
+    let attribute =
+        |key: &str| own.iter().find(|(given, _)| is_key(key, given)).map(|(_, value)| value.clone());
+    check_place(attribute, handle)?;
+    let used = own.iter().filter(|(key, _)| USAGE.iter().any(|known| is_key(known, key)));
+    let used: StringMap = used.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut params = Params::at(handle.place.clone(), mounter, &Parameters::new(FIELD, &used, &DOCS)?)?;
+    let known = |key: &str| ATTRIBUTES.iter().find(|other| is_key(other.name, key));
+    for (key, value) in &rest {
+        let field = field_of(FIELD, key);
+        match known(key) {
+            Some(other) => other.check(value).map_err(|problem| crate::Error::invalid(field, problem))?,
+            None => params.ignored.push(Ignored { field, why: "it is not known here".into() }),
+        }
+    }
+    params.ignored.extend(others(FIELD, &rest, &ATTRIBUTES));
+    Ok(params)
 }
