@@ -1,8 +1,10 @@
 //! The Identity service.
 
+use std::collections::BTreeMap;
+
 use csi_proto::v1 as pb;
 use pb::identity_server::Identity;
-use provisioners::{Error, Part, Result};
+use provisioners::{Error, Part, Provisioner, Result};
 use tonic::{Request, Response, Status};
 
 use crate::capabilities;
@@ -18,7 +20,7 @@ impl Identity for Service {
             Ok(pb::GetPluginInfoResponse {
                 name: self.name.clone(),
                 vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
-                manifest: [("backend".to_owned(), self.backend.provisioner.kind().to_owned())].into(),
+                manifest: manifest(&*self.backend.provisioner),
             })
         };
         self.answer("GetPluginInfo", request.metadata(), "", work).await
@@ -41,6 +43,24 @@ impl Identity for Service {
         };
         self.answer("Probe", &metadata, "", work).await
     }
+}
+
+/// How many lines of what waits for an administrator are told; all are counted.
+const LINES: usize = 10;
+
+/// What kind of driver it is, and what waits for an administrator.
+fn manifest(provisioner: &dyn Provisioner) -> BTreeMap<String, String> {
+    let mut manifest = BTreeMap::from([("backend".to_owned(), provisioner.kind().to_owned())]);
+    let mut lines = provisioner.attention();
+    let more = lines.len().saturating_sub(LINES);
+    lines.truncate(LINES);
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    if !lines.is_empty() {
+        manifest.insert("attention".to_owned(), lines.join("\n"));
+    }
+    manifest
 }
 
 impl Service {

@@ -168,7 +168,10 @@ fn convert(driver: &str, source: &Value, table: &mut Table) {
                 Some(key) => drop(attributes.insert(key.to_owned(), text)),
                 // Fields that every CSI PersistentVolume has.
                 None => {
-                    assert!(["fsType", "readOnly", "nodeStageSecretRef"].contains(&place.as_str()), "{place}")
+                    assert!(
+                        ["fsType", "readOnly", "nodeStageSecretRef"].contains(&place.as_str()),
+                        "{place}"
+                    );
                 }
             },
             Fate::Configured => {}

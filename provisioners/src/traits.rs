@@ -37,6 +37,11 @@ pub trait Provisioner: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What waits for an administrator, a line each; it asks nobody.
+    fn attention(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What a handle of a volume, snapshot or group snapshot names; what holds are taken by. It asks nobody, and its answer
     /// stays the same while the process runs. A text that is no handle of this backend names only itself.
     fn identity(&self, handle: &str) -> Identity;

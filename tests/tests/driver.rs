@@ -191,6 +191,35 @@ async fn b11_a_dead_root_beside_a_good_one_is_named() -> Result<()> {
     Ok(())
 }
 
+/// What of another driver's class has no effect is said once, not with every call.
+#[tokio::test]
+async fn a_parameter_without_effect_is_said_once() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let share = scratch.path().join("share");
+    fs::create_dir(&share)?;
+    let text = local_config(scratch.path(), "");
+    let (head, _) = text.split_once("backends:\n").context("no backends")?;
+    let (share, shares) = (share.display(), "shares: [{name: main, server: nas, share: /srv, client: local");
+    let config = format!("{head}backends:\n  - type: nfs\n    {shares}, localPath: {share}}}]\n");
+    let mut process = Process::start(scratch.path(), &config)?;
+    let mut clients = process.clients().await?;
+    for name in ["a", "b"] {
+        let mut request = ask::create(name, 1 << 20, ask::mount(""));
+        request.secrets = [("mountOptions".to_owned(), "hard".to_owned())].into();
+        let volume = clients.controller.create_volume(request).await?.into_inner().volume.unwrap_or_default();
+        let mut request = ask::snapshot(&volume.volume_id, &format!("of-{name}"));
+        request.parameters = [("mountoptions".to_owned(), "nfsvers=4.1".to_owned())].into();
+        clients.controller.create_snapshot(request).await?;
+    }
+    ensure!(process.terminate()? == Some(0), "{}", process.log_tail());
+    let log = process.log_tail();
+    for field in ["secrets[\"mountOptions\"] is ignored: ", "parameters[\"mountoptions\"] is ignored: "] {
+        let said = log.lines().filter(|line| line.contains(field) && line.contains("WARN")).count();
+        ensure!(said == 1, "{field} {said} times: {log}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn logs_are_json_when_asked_and_one_socket_is_served_once() -> Result<()> {
     let scratch = Scratch::new()?;

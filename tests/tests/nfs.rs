@@ -10,6 +10,8 @@ mod faults;
 mod features;
 #[path = "nfs/records.rs"]
 mod records;
+#[path = "nfs/removal.rs"]
+mod removal;
 #[path = "nfs/safety.rs"]
 mod safety;
 #[path = "nfs/shares.rs"]

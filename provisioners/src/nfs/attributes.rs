@@ -54,7 +54,7 @@ pub(super) fn mount(config: &NfsConfig, attributes: &StringMap) -> Result<(NfsMo
     let force = reader.one_of("unmountPolicy", &UNMOUNT_POLICIES)? == Some("force");
     let local = config.shares.iter().find(|spec| spec.server == server && spec.path == share);
     let local = local.and_then(|spec| spec.local.clone());
-    Ok((NfsMount { local, server, share, dir, options, force }, reader.ignored()))
+    Ok((NfsMount { server, share, dir, options, force, local }, reader.ignored()))
 }
 
 /// `subDir`, whose variables csi-driver-nfs fills in on the node, too.

@@ -30,11 +30,12 @@ impl Store {
         self.check_owner(&format!("volume {id}"), &volume.record.cluster)?;
         let policy = Mutable::parse(&volume.record.modified)?.on_delete.unwrap_or(volume.record.on_delete);
         ctx.stage("moving the directory away");
-        match policy {
-            OnDelete::Delete => self.trash(ctx, &volume)?,
-            OnDelete::Archive => self.archive(ctx, &volume)?,
-            OnDelete::Retain => {}
-        }
+        let moved = match policy {
+            OnDelete::Delete => self.trash(ctx, &volume),
+            OnDelete::Archive => self.archive(ctx, &volume),
+            OnDelete::Retain => Ok(()),
+        };
+        moved.map_err(by_another)?;
         ctx.check()?;
         Self::strike_off(&volume, policy == OnDelete::Retain)?;
         self.usages.forget(&id.0);
@@ -59,18 +60,18 @@ impl Store {
     /// Moves the directory to the trash, under a name that says which directory it must be. What turns out to be another
     /// one, put there a moment ago, goes back.
     fn trash(&self, ctx: &Ctx, volume: &Found) -> Result<()> {
-        let Some(place) = parent(volume)? else { return self.settle_trash(volume) };
+        let Some(place) = parent(volume)? else { return self.settle_trash(ctx, volume) };
         self.check_apart(ctx, volume, &place.node)?;
         let (share, trash, dir) = (&volume.share, &volume.own.trash, &volume.record.dir);
         let doing = format!("moving {dir} to the trash");
         let name = trash_name(share, &volume.own, &volume.handle.key, &place.node).told(share, &doing)?;
         let moved = found(share.rename(&place.parent, place.name.as_bytes(), trash, name.as_bytes()));
+        // Another driver was faster.
         if moved.told(share, &doing)?.is_none() {
-            return Ok(());
+            return self.settle_trash(ctx, volume);
         }
         if removal::settle(share, &volume.own, name.as_bytes())? {
-            self.removals.add(share, name.as_bytes(), self.config.tree_workers);
-            return Ok(());
+            return self.clear(ctx, volume, name.as_bytes());
         }
         Err(Error::Unavailable(format!(
             "{dir} on {} was exchanged for another directory while the volume was deleted; that one is in its place again: repeat the call",
@@ -78,15 +79,29 @@ impl Store {
         )))
     }
 
-    /// What a deletion that was interrupted has moved to the trash, and is not the volume's directory, goes back.
-    fn settle_trash(&self, volume: &Found) -> Result<()> {
+    /// Removes what was moved to the trash: behind the answer, or, with `onDeleteFailure: fail`, before it.
+    fn clear(&self, ctx: &Ctx, volume: &Found, name: &[u8]) -> Result<()> {
+        if volume.fails() {
+            return self.removals.finish(ctx, &volume.share, name, self.config.tree_workers);
+        }
+        self.removals.add(&volume.share, name, self.config.tree_workers);
+        Ok(())
+    }
+
+    /// What a deletion that was interrupted has moved to the trash is removed now; what is not the volume's directory goes
+    /// back.
+    fn settle_trash(&self, ctx: &Ctx, volume: &Found) -> Result<()> {
         let share = &volume.share;
         let entries = share.entries(&volume.own.trash).told(share, "looking at the trash")?;
         let of_volume =
             |name: &[u8]| matches!(trashed(name), Trashed::Volume { key, .. } if key == volume.handle.key);
-        for entry in entries.iter().filter(|entry| of_volume(&entry.name)) {
+        let mut there = entries.iter().filter(|entry| of_volume(&entry.name)).peekable();
+        if there.peek().is_none() {
+            say_gone(volume);
+        }
+        for entry in there {
             if removal::settle(share, &volume.own, &entry.name)? {
-                self.removals.add(share, &entry.name, self.config.tree_workers);
+                self.clear(ctx, volume, &entry.name)?;
             }
         }
         Ok(())
@@ -94,7 +109,10 @@ impl Store {
 
     /// Renames the directory to a name that is free.
     fn archive(&self, ctx: &Ctx, volume: &Found) -> Result<()> {
-        let Some(place) = parent(volume)? else { return Ok(()) };
+        let Some(place) = parent(volume)? else {
+            say_gone(volume);
+            return Ok(());
+        };
         self.check_apart(ctx, volume, &place.node)?;
         let (share, created, name) = (&volume.share, volume.record.created, place.name);
         let doing = format!("archiving {}", volume.record.dir);
@@ -143,6 +161,7 @@ impl Store {
         let listed = share.with_own(|own| share.entries(&own.trash));
         match listed {
             Ok(entries) => {
+                self.removals.forget_others(&share.id, &entries);
                 entries
                     .iter()
                     .for_each(|entry| self.removals.add(share, &entry.name, self.config.tree_workers));
@@ -191,8 +210,22 @@ fn parent(volume: &Found) -> Result<Option<Place<'_>>> {
     {
         return Ok(Some(Place { parent, name, node }));
     }
-    tracing::warn!(volume = %volume.handle, dir = path, "its directory is gone or was replaced; nothing is removed");
     Ok(None)
+}
+
+/// What is gone between two looks at it was moved or removed by another driver.
+fn by_another(error: Error) -> Error {
+    match error {
+        Error::NotFound(text) => {
+            Error::Unavailable(format!("{text}; another driver works on it at this moment, repeat the call"))
+        }
+        other => other,
+    }
+}
+
+fn say_gone(volume: &Found) {
+    let dir = &volume.record.dir;
+    tracing::warn!(volume = %volume.handle, dir, "its directory is gone or was replaced; nothing is removed");
 }
 
 /// What was archived, and was put in the volume's place a moment ago, gets its name back.

@@ -42,6 +42,9 @@ mod copytree;
 mod create;
 mod delete;
 mod draft;
+mod erase;
+#[cfg(test)]
+mod erase_tests;
 mod errors;
 mod expand;
 mod fill;
@@ -144,6 +147,14 @@ impl Provisioner for Nfs {
 
     async fn describe(&self) -> Vec<String> {
         self.workers.ask(|store| Ok(store.describe())).await.unwrap_or_default()
+    }
+
+    fn attention(&self) -> Vec<String> {
+        let line = |(share, key, problem): (_, Option<String>, String)| match key {
+            Some(key) => format!("deleted volume {share}:{key}: {problem}"),
+            None => problem,
+        };
+        self.store.removals.stuck().into_iter().map(line).collect()
     }
 
     fn identity(&self, handle: &str) -> Identity {

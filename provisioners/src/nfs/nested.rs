@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::client::{Fault, Fh, Kind, Node, Outcome};
+use super::client::{Fault, Fh, Kind, Node, Outcome, Status};
 use super::share::{OWN, Own, Share, Told};
 use super::store::{Found, Store};
 use super::tree::{Problem, Visit, walk};
@@ -72,7 +72,7 @@ impl Store {
         if trusted && dir.attr.links == 2 {
             return Ok(());
         }
-        let mut visit = Roots { top: dir.attr.fsid, trusted, found: None };
+        let mut visit = Roots { top: dir.attr.fsid, trusted, found: None, at: String::new() };
         let walked = walk(&limit, share, &dir.fh, String::new(), &mut visit);
         if let Some(what) = visit.found {
             return Err(refusal(share, path, &what));
@@ -81,6 +81,13 @@ impl Store {
         match walked {
             // What goes away meanwhile is none.
             Err(Problem::Fault(fault)) if is_gone(&fault) => Ok(()),
+            Err(Problem::Fault(fault)) if fault.is(Status::ACCESS) || fault.is(Status::PERM) => {
+                Err(Error::Refused(format!(
+                    "{path}{} on {} cannot be looked into ({fault}), so it is not known whether another share is in it; nothing was removed. Let this client's user read it (its mode and owner; no_root_squash, or the share's uid and gid), or remove it on the server",
+                    visit.at,
+                    share.place()
+                )))
+            }
             // It takes too long: the removal looks, too.
             Err(Problem::Error(_)) if limit.check().is_err() => Ok(()),
             other => other.map_err(|problem| problem.told(share, "looking for other shares")),
@@ -89,7 +96,6 @@ impl Store {
 }
 
 fn is_gone(fault: &Fault) -> bool {
-    use super::client::Status;
     [Status::NO_ENTRY, Status::STALE, Status::BAD_COOKIE].iter().any(|status| fault.is(*status))
 }
 
@@ -108,6 +114,8 @@ struct Roots {
     top: (u64, u64),
     trusted: bool,
     found: Option<String>,
+    /// The directory that is looked into.
+    at: String,
 }
 
 impl Visit for Roots {
@@ -126,6 +134,10 @@ impl Visit for Roots {
             self.found = Some(format!("holds another file system, mounted at .{path}"));
             return Err(Problem::Stopped);
         }
-        Ok((!(self.trusted && node.attr.links == 2)).then_some(path))
+        if self.trusted && node.attr.links == 2 {
+            return Ok(None);
+        }
+        self.at.clone_from(&path);
+        Ok(Some(path))
     }
 }

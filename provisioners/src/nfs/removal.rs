@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::client::Entry;
 use super::delete::put_back;
+use super::erase;
 use super::handle::ShareId;
 use super::identity::{Trashed, digest, trashed};
 use super::record::VolumeRecord;
 use super::share::{OWN, Own, Share, Told};
 use super::store::{Index, load};
-use super::tree;
 use crate::{Ctx, Error, Result};
 
 /// How many directories of one share are removed at once.
@@ -29,7 +30,10 @@ pub(super) struct Removals {
 #[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
+    /// There is something to do.
     changed: Condvar,
+    /// Something was done, or could not be.
+    done: Condvar,
 }
 
 #[derive(Default)]
@@ -37,6 +41,8 @@ struct Queue {
     waiting: VecDeque<(Arc<Share>, Vec<u8>, usize)>,
     /// Waiting or being removed.
     known: BTreeSet<(ShareId, Vec<u8>)>,
+    /// What could not be removed when it was tried last, and why; kept while it is tried again.
+    failed: BTreeMap<(ShareId, Vec<u8>), Error>,
     /// How many directories of a share are being removed.
     running: BTreeMap<ShareId, usize>,
     threads: usize,
@@ -53,11 +59,19 @@ impl Queue {
         Some(next)
     }
 
-    fn done(&mut self, share: &Share, name: Vec<u8>) {
-        self.known.remove(&(share.id.clone(), name));
+    /// Keeps how it went; whether a problem is a new one.
+    fn done(&mut self, share: &Share, name: Vec<u8>, problem: Option<&Error>) -> bool {
+        let key = (share.id.clone(), name);
+        self.known.remove(&key);
+        let before = match problem {
+            Some(error) => self.failed.insert(key, error.clone()),
+            None => self.failed.remove(&key),
+        };
         if let Some(running) = self.running.get_mut(&share.id) {
             *running -= 1;
         }
+        let text = |error: &Error| error.to_string();
+        problem.map(text) != before.as_ref().map(text)
     }
 }
 
@@ -66,9 +80,45 @@ impl Removals {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many directories wait or are being removed.
+    /// How many directories wait, are being removed, or could not be and will be tried again.
     pub(super) fn pending(&self) -> usize {
-        self.queue().known.len()
+        let queue = self.queue();
+        let more = queue.failed.keys().filter(|key| !queue.known.contains(*key)).count();
+        queue.known.len() + more
+    }
+
+    /// What the server did not let be removed, with the first path that stays; by volume, where one is known.
+    pub(super) fn stuck(&self) -> Vec<(ShareId, Option<String>, String)> {
+        let queue = self.queue();
+        let stuck = queue.failed.iter().filter(|(_, error)| matches!(error, Error::Refused(_)));
+        let show = |((share, name), error): (&(ShareId, Vec<u8>), &Error)| {
+            let key = match trashed(name) {
+                Trashed::Volume { key, .. } => Some(key.to_owned()),
+                Trashed::Own => None,
+            };
+            (share.clone(), key, error.to_string())
+        };
+        stuck.map(show).collect()
+    }
+
+    /// Forgets what could not be removed and is in a share's trash no more: somebody else has removed it.
+    pub(super) fn forget_others(&self, share: &ShareId, there: &[Entry]) {
+        let names: BTreeSet<_> = there.iter().map(|entry| entry.name.as_slice()).collect();
+        self.queue().failed.retain(|(of, name), _| of != share || names.contains(name.as_slice()));
+    }
+
+    /// Has an entry removed and waits for it; the error that the removal ended with.
+    pub(super) fn finish(&self, ctx: &Ctx, share: &Arc<Share>, name: &[u8], workers: usize) -> Result<()> {
+        ctx.stage("removing what was in the directory");
+        self.add(share, name, workers);
+        let key = (share.id.clone(), name.to_vec());
+        let mut queue = self.queue();
+        while queue.known.contains(&key) {
+            let waited = self.shared.done.wait_timeout(queue, Duration::from_millis(200));
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            ctx.check()?;
+        }
+        queue.failed.get(&key).cloned().map_or(Ok(()), Err)
     }
 
     /// Queues an entry of a share's trash, unless it is queued already.
@@ -96,16 +146,20 @@ impl Removals {
             let alive = share.is_down().map_or(Ok(()), Err);
             let own = alive.and_then(|()| share.own().told(&share, "finding the trash"));
             let removed = own.and_then(|own| remove(&share, &own, &name, workers));
+            let new = self.queue().done(&share, name, removed.as_ref().err());
             match removed {
                 Ok(entries) => {
                     tracing::debug!(share = %share.place(), name = shown, entries, "removed from the trash");
                 }
+                Err(error) if new => {
+                    tracing::warn!(share = %share.place(), name = shown, %error, "every sweep tries it again");
+                }
                 Err(error) => {
-                    tracing::warn!(share = %share.place(), name = shown, %error, "the next sweep goes on with it");
+                    tracing::debug!(share = %share.place(), name = shown, %error, "still not removed");
                 }
             }
-            self.queue().done(&share, name);
             self.shared.changed.notify_one();
+            self.shared.done.notify_all();
         }
     }
 
@@ -133,7 +187,7 @@ fn remove(share: &Share, own: &Own, name: &[u8], workers: usize) -> Result<u64> 
     if !settle(share, own, name)? {
         return Ok(0);
     }
-    tree::remove(&Ctx::new(), share, &own.trash, name, users, workers)
+    erase::remove(&Ctx::new(), share, &own.trash, name, users, workers)
 }
 
 /// Whether an entry of the trash may be removed. Another directory than its name says, moved there by a deletion before it

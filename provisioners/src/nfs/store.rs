@@ -191,6 +191,15 @@ impl Store {
     fn look_at(&self, found: &Found) -> Result<Option<String>> {
         let record = &found.record;
         let Some(dir) = found.dir()? else {
+            let (share, key) = (&found.share.id, &found.handle.key);
+            let stuck = self
+                .removals
+                .stuck()
+                .into_iter()
+                .find(|(of, whose, _)| of == share && whose.as_ref() == Some(key));
+            if let Some((.., problem)) = stuck {
+                return Ok(Some(format!("it is being deleted: {problem}")));
+            }
             return Ok(Some(format!(
                 "its directory {} is not on {} any more, or another was put in its place; put it back, or delete the volume",
                 record.dir,

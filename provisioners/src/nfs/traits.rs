@@ -99,8 +99,13 @@ impl Measures for Nfs {
             ),
             gauge(
                 "nfs_removals_pending",
-                "Deleted directories that wait for their removal.",
+                "Deleted directories that are not removed yet.",
                 self.store.removals.pending() as u64,
+            ),
+            gauge(
+                "nfs_removals_stuck",
+                "Deleted directories of which the server does not let something be removed.",
+                self.store.removals.stuck().len() as u64,
             ),
         ]
     }

@@ -154,7 +154,7 @@ impl Store {
             let mut keys = Vec::new();
             for holder in found.published()?.into_keys().filter(|it| node.is_none_or(|node| node.0 == *it)) {
                 ctx.stage("looking whether the node has let go");
-                self.let_go(&site, &found, &holder, state_of(nodes, &holder).as_ref())?;
+                Self::let_go(&site, &found, &holder, state_of(nodes, &holder).as_ref())?;
                 keys.push(format!("{PUBLISHED}{holder}"));
                 if found.claim()?.is_some_and(|claim| claim.node == holder) {
                     keys.push(CLAIM.to_owned());
@@ -172,7 +172,7 @@ impl Store {
     ///
     /// In order, NodeUnstageVolume comes first, and nobody has the image open. Kubernetes skips it for a node with the
     /// out-of-service taint, and after six minutes for one that is not ready; that node may be cut off and write on.
-    fn let_go(&self, site: &Site, found: &Found, holder: &str, state: Option<&NodeState>) -> Result<()> {
+    fn let_go(site: &Site, found: &Found, holder: &str, state: Option<&NodeState>) -> Result<()> {
         let users = site.users(&found.header.image)?;
         let clients = clients_of(found, holder, &users)?;
         let dead = matches!(state, Some(NodeState::Gone | NodeState::OutOfService));

@@ -128,6 +128,11 @@ impl World {
         Ok(answer.into_inner().entries.into_iter().filter_map(|e| Some(e.volume?.volume_id)).collect())
     }
 
+    /// The values that the driver shows of one metric.
+    pub fn metric(&self, name: &str) -> Result<Vec<String>> {
+        self.driver.as_ref().context("the driver was stopped")?.metric(name)
+    }
+
     /// One of the driver's own directories.
     pub fn own(&self, dir: &str) -> PathBuf {
         self.dir.join(".volumectl").join(dir)

@@ -1,6 +1,7 @@
 //! What stands in a volume's way is said by its name.
 
 use anyhow::{Result, ensure};
+use csi_proto::v1 as pb;
 use e2e::contract::refused;
 use e2e::requests as ask;
 use tonic::Code;
@@ -57,7 +58,26 @@ async fn an_image_of_others_is_used_and_never_deleted() -> Result<()> {
     let attach = super::fencing::attach(&id, "node-1");
     w.clients.controller.clone().controller_publish_volume(attach).await?;
     refused(deleted().await, Code::FailedPrecondition, &["no record of this driver"])?;
-    let staging = w.stage(&id).await?;
+    // As Ceph's own driver has written its PersistentVolume.
+    let context = |pool: &str| {
+        let (pool, encrypted) = (pool.to_owned(), "false".to_owned());
+        let more = [("staticVolume", "true"), ("imageFeatures", "layering"), ("imageName", name)];
+        let more = more.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+        [("pool".to_owned(), pool), ("encrypted".to_owned(), encrypted)].into_iter().chain(more).collect()
+    };
+    let staging = w.scratch.path().join("kubelet").join(name).join("stage");
+    std::fs::create_dir_all(&staging)?;
+    let pool = spec.split('/').next().unwrap_or_default();
+    let stage = async |id: &str, pool: &str| {
+        let request = pb::NodeStageVolumeRequest {
+            volume_context: context(pool),
+            ..ask::stage(id, &staging, ask::mount("ext4"))
+        };
+        w.clients.node.clone().node_stage_volume(request).await
+    };
+    refused(stage(&id, "another").await, Code::InvalidArgument, &["pool", "volumeHandle"])?;
+    refused(stage(name, pool).await, Code::NotFound, &["write volumeHandle"])?;
+    stage(&id, pool).await?;
     std::fs::write(staging.join("data"), "theirs")?;
     w.unstage(&id).await?;
     let detach = ask::detach(&id, "node-1");

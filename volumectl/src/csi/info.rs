@@ -17,6 +17,7 @@ const INFO: &[Column] = &[
     Column("GROUP", "/groupController", Show::Wide),
     Column("NODE", "/node", Show::Plain),
     Column("NODE ID", "/nodeInfo/nodeId", Show::Plain),
+    Column("ATTENTION", "/manifest/attention", Show::Plain),
     Column("TOPOLOGY", "/nodeInfo/accessibleTopology/segments", Show::Wide),
 ];
 
