@@ -18,6 +18,8 @@ mod fencing;
 mod keys;
 #[path = "rbd/named.rs"]
 mod named;
+#[path = "rbd/readers.rs"]
+mod readers;
 #[path = "rbd/safety.rs"]
 mod safety;
 #[path = "rbd/torn.rs"]

@@ -48,7 +48,11 @@ impl Host {
     /// Attaches a volume, or finds the device that it is attached as.
     pub(super) fn attach(&self, ctx: &Ctx, r: &AttachRequest<'_>) -> Result<Attached> {
         ctx.stage("attaching");
-        let attached = self.attach_device(ctx, r)?;
+        let mut attached = self.attach_device(ctx, r)?;
+        if r.read_only && !attached.fresh && self.is_left_writable(&attached.device)? {
+            self.detach(ctx, &attached.device)?;
+            attached = self.attach_device(ctx, r)?;
+        }
         // A raw volume that was published read-only leaves its flag on the device, and a loop device goes on to another
         // volume with it.
         let device = &attached.device;
@@ -57,6 +61,15 @@ impl Host {
                 .inspect_err(|_| self.detach_again(ctx, &attached))?;
         }
         Ok(attached)
+    }
+
+    /// Whether a device that takes writes is here for nothing: the replay of a journal was interrupted. An image that is
+    /// mapped so keeps its lock from others.
+    fn is_left_writable(&self, device: &Path) -> Result<bool> {
+        Ok(!device::is_read_only(device)
+            && device::mounts(device)?.is_empty()
+            && device::binds(device)?.is_empty()
+            && !self.is_block_staged(device)?)
     }
 
     fn attach_device(&self, ctx: &Ctx, r: &AttachRequest<'_>) -> Result<Attached> {

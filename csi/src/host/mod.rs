@@ -24,6 +24,7 @@ mod probe;
 mod publish;
 mod rbd;
 mod recover;
+mod replay;
 mod reserve;
 mod runner;
 mod signatures;

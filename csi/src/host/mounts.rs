@@ -34,14 +34,15 @@ pub fn on(path: &Path) -> Result<Vec<Mount<'static>>> {
     select(|m| m.target == path)
 }
 
-/// Mounts a file system from a device.
+/// Mounts a file system from a device. `false`: it cannot be read before its journal is replayed, and the device takes no
+/// writes.
 pub fn mount_device(
     device: &Path,
     target: &Path,
     fs_type: &str,
     options: &[String],
     read_only: bool,
-) -> Result<()> {
+) -> Result<bool> {
     let (mut flags, data) = options::parse(options)?;
     flags.set(MountFlags::RDONLY, read_only || flags.contains(MountFlags::RDONLY));
     let text = CString::new(data.join(",")).map_err(|_| Error::invalid("mount_flags", "have a NUL byte"))?;
@@ -54,20 +55,20 @@ pub fn mount_device(
         }
     };
     // The options are not in the text: the specification says that they may hold secrets.
-    mounted.map_err(|errno| {
-        let doing = format!("mounting {} ({fs_type}) on {}", device.display(), target.display());
-        match errno {
-            Errno::INVAL => Error::Refused(match options::refused(fs_type, &data) {
-                Some(option) => format!("{doing}: {option}"),
-                None => format!("{doing}: {errno}: the file system or a mount option is not valid; the kernel's log (`dmesg`) says which"),
-            }),
-            Errno::BUSY => Error::Refused(format!("{doing}: {errno}: it is mounted elsewhere or in use")),
-            Errno::UCLEAN | Errno::ILSEQ => Error::Refused(format!(
-                "{doing}: {errno}: the file system is damaged; check it with its own fsck"
-            )),
-            _ => Error::io(doing, errno),
-        }
-    })
+    let Err(errno) = mounted else { return Ok(true) };
+    let doing = format!("mounting {} ({fs_type}) on {}", device.display(), target.display());
+    match errno {
+        Errno::ROFS if flags.contains(MountFlags::RDONLY) => Ok(false),
+        Errno::INVAL => Err(Error::Refused(match options::refused(fs_type, &data) {
+            Some(option) => format!("{doing}: {option}"),
+            None => format!("{doing}: {errno}: the file system or a mount option is not valid; the kernel's log (`dmesg`) says which"),
+        })),
+        Errno::BUSY => Err(Error::Refused(format!("{doing}: {errno}: it is mounted elsewhere or in use"))),
+        Errno::UCLEAN | Errno::ILSEQ => Err(Error::Refused(format!(
+            "{doing}: {errno}: the file system is damaged; check it with its own fsck"
+        ))),
+        _ => Err(Error::io(doing, errno)),
+    }
 }
 
 /// Binds `source` on `target`, read only if wished. Already so: nothing is done.

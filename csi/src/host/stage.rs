@@ -24,12 +24,12 @@ pub struct StageRequest<'a> {
 }
 
 /// A file system to be mounted: the wish without what is known from the capability's shape.
-struct Wish<'a> {
-    id: &'a str,
-    volume: &'a NodeVolume,
+pub(super) struct Wish<'a> {
+    pub(super) id: &'a str,
+    pub(super) volume: &'a NodeVolume,
     /// Nobody else may have it open.
     alone: bool,
-    fs: &'a str,
+    pub(super) fs: &'a str,
     flags: &'a [String],
     read_only: bool,
     staging: PathBuf,
@@ -93,7 +93,7 @@ impl Host {
     }
 
     /// Has a device that was attached now noted, and of the right size.
-    fn ready(
+    pub(super) fn ready(
         &self,
         ctx: &Ctx,
         id: &str,
@@ -124,18 +124,37 @@ impl Host {
 
     fn stage_file_system(&self, ctx: &Ctx, wish: &Wish<'_>, log: &dyn FormatLog) -> Result<()> {
         paths::make("staging_target_path", &wish.staging, Kind::Directory)?;
+        let Some(device) = self.stage_attached(ctx, wish, log)? else { return Ok(()) };
+        self.replay(ctx, wish, &device, log)?;
+        match self.stage_attached(ctx, wish, log)? {
+            None => Ok(()),
+            Some(device) => {
+                self.detach(ctx, &device)?;
+                Err(Error::Unavailable(format!(
+                    "volume {}: its journal was replayed, and has to be again; repeat the call",
+                    wish.id
+                )))
+            }
+        }
+    }
+
+    /// Attaches and mounts. Some device: it stays attached, and is not mounted, for its journal has to be replayed first.
+    fn stage_attached(&self, ctx: &Ctx, wish: &Wish<'_>, log: &dyn FormatLog) -> Result<Option<PathBuf>> {
         let (id, access, read_only) = (wish.id, &wish.volume.access, wish.read_only);
         let attached = self.attach(ctx, &AttachRequest { id, access, read_only, alone: wish.alone, log })?;
         if let Some(mount) = mounts::on(&wish.staging)?.last() {
             let same = device::shows(mount, &attached.device)?;
-            return accept(mount, same, read_only, &wish.staging);
+            return accept(mount, same, read_only, &wish.staging).map(|()| None);
         }
-        self.ready(ctx, id, wish.volume, &attached, log)
+        let mounted = self
+            .ready(ctx, id, wish.volume, &attached, log)
             .and_then(|()| self.mount_checked(ctx, wish, &attached.device, log))
-            .inspect_err(|_| self.detach_again(ctx, &attached))
+            .inspect_err(|_| self.detach_again(ctx, &attached))?;
+        Ok((!mounted).then_some(attached.device))
     }
 
-    fn mount_checked(&self, ctx: &Ctx, wish: &Wish<'_>, device: &Path, log: &dyn FormatLog) -> Result<()> {
+    /// Whether it is mounted; `false`: its journal has to be replayed first, and the device is read-only.
+    fn mount_checked(&self, ctx: &Ctx, wish: &Wish<'_>, device: &Path, log: &dyn FormatLog) -> Result<bool> {
         let mut fresh = false;
         // A file system that is mounted elsewhere on this node is in order; checking it now would harm it.
         if device::mounts(device)?.is_empty() {
@@ -148,10 +167,13 @@ impl Host {
             // A clone has the UUID of its source, and both may be mounted here.
             flags.push("nouuid".into());
         }
-        mounts::mount_device(device, &wish.staging, wish.fs, &flags, wish.read_only)?;
-        self.after_mount(ctx, wish, device, fresh).inspect_err(|_| {
+        if !mounts::mount_device(device, &wish.staging, wish.fs, &flags, wish.read_only)? {
+            return Ok(false);
+        }
+        let done = self.after_mount(ctx, wish, device, fresh).inspect_err(|_| {
             let _ = mounts::unmount_all(ctx, &wish.staging);
-        })
+        });
+        done.map(|()| true)
     }
 
     /// Has the file system made where there is provably nothing, or checks it. Whether it was made now.

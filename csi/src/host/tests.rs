@@ -15,6 +15,7 @@ use super::*;
 mod freeing;
 mod hanging;
 mod health;
+mod replay;
 mod restart;
 mod staging;
 

@@ -166,7 +166,7 @@ fn a_freeze_that_hangs_ends_in_time_and_is_thawed_when_it_comes_through() {
     let device = loopdev::attach(&file, false, loopdev::OURS).unwrap().0;
     let staging = above.path("staging");
     fs::create_dir_all(&staging).unwrap();
-    mounts::mount_device(&device, &staging, "ext4", &[], false).unwrap();
+    assert!(mounts::mount_device(&device, &staging, "ext4", &[], false).unwrap());
     fs::write(staging.join("dirty"), vec![1; 1 << 20]).unwrap();
 
     freeze_by_hand(&below.path("staging"), "-f");

@@ -100,7 +100,7 @@ fn a_mount_in_a_foreign_place_is_refused_with_the_command_that_ends_it() {
     let device = loopdev::find(bench.backing()).unwrap().unwrap();
     for name in ["by hand", "it's"] {
         fs::create_dir(bench.path(name)).unwrap();
-        mounts::mount_device(&device, &bench.path(name), "ext4", &[], false).unwrap();
+        assert!(mounts::mount_device(&device, &bench.path(name), "ext4", &[], false).unwrap());
     }
     let refused = bench.unstage().unwrap_err().to_string();
     let (_, command) = refused.split_once("run on the node: ").unwrap();
