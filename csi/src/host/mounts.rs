@@ -59,9 +59,13 @@ pub fn mount_device(
     let doing = format!("mounting {} ({fs_type}) on {}", device.display(), target.display());
     match errno {
         Errno::ROFS if flags.contains(MountFlags::RDONLY) => Ok(false),
+        // What btrfs says of a log on a device that takes no writes.
+        Errno::IO if fs_type == "btrfs" && has_btrfs_log(device) => Ok(false),
         Errno::INVAL => Err(Error::Refused(match options::refused(fs_type, &data) {
             Some(option) => format!("{doing}: {option}"),
-            None => format!("{doing}: {errno}: the file system or a mount option is not valid; the kernel's log (`dmesg`) says which"),
+            None => format!(
+                "{doing}: {errno}: the file system or a mount option is not valid; the kernel's log (`dmesg`) says which"
+            ),
         })),
         Errno::BUSY => Err(Error::Refused(format!("{doing}: {errno}: it is mounted elsewhere or in use"))),
         Errno::UCLEAN | Errno::ILSEQ => Err(Error::Refused(format!(
@@ -69,6 +73,13 @@ pub fn mount_device(
         ))),
         _ => Err(Error::io(doing, errno)),
     }
+}
+
+/// Whether a btrfs that is not mounted has a log to be replayed: the field `log_root` of its superblock.
+fn has_btrfs_log(device: &Path) -> bool {
+    use std::os::unix::fs::FileExt as _;
+    let mut log = [0; 8];
+    fs::File::open(device).and_then(|file| file.read_exact_at(&mut log, 0x1_0060)).is_ok() && log != [0; 8]
 }
 
 /// Binds `source` on `target`, read only if wished. Already so: nothing is done.

@@ -27,7 +27,14 @@ impl Host {
     ) -> Result<()> {
         self.detach(ctx, read_only)?;
         let (id, access) = (wish.id, &wish.volume.access);
-        let attached = self.attach(ctx, &AttachRequest { id, access, read_only: false, alone: true, log })?;
+        let alone = AttachRequest { id, access, read_only: false, alone: true, log };
+        let attached = self.attach(ctx, &alone).map_err(|error| match error {
+            // Another reader that is at the same point.
+            Error::Refused(why) => {
+                Error::Unavailable(format!("{why}. Its journal must be replayed by one node alone"))
+            }
+            other => other,
+        })?;
         let device = &attached.device;
         let replayed = self.ready(ctx, id, wish.volume, &attached, log).and_then(|()| {
             ctx.stage("replaying the journal");

@@ -35,13 +35,23 @@ impl Store {
     ) -> Result<()> {
         for _ in 0..TURNS {
             let (site, found) = self.usable(id, &Secrets::default())?;
-            if !alone || self.claim(&site, &found)? {
+            let prepared = if alone { self.claim(&site, &found)? } else { self.unclaim(&site, &found)? };
+            if prepared {
                 return if locked { Self::clear_lock(&site, &found, clients, true) } else { Ok(()) };
             }
         }
         Err(Error::Unavailable(format!(
             "volume {id} is claimed by several nodes at this moment; repeat the call"
         )))
+    }
+
+    /// A node that maps a volume beside others does not keep them off by what it claimed before. `false`: somebody changed
+    /// it meanwhile.
+    fn unclaim(&self, site: &Site, found: &Found) -> Result<bool> {
+        match found.claim()? {
+            Some(claim) if claim.node == self.config.node => site.update_in_turn(found, &[], &[CLAIM]),
+            _ => Ok(true),
+        }
     }
 
     /// Whether this node has the claim now; `false`: somebody changed it meanwhile.

@@ -1,13 +1,16 @@
 //! Making a volume: empty, from a snapshot or from another volume.
 //!
-//! The intent is noted first, the image made second, its record written last: an image with a record is complete, one
-//! without is removed by the next call if the intent is ours and it holds nothing, and left alone otherwise. A name with
-//! a UUID in it, as Kubernetes gives, is as good as an intent, and spares its write.
+//! The intent is noted first, the image made second under a name of its own, then it gets the volume's name and its record:
+//! an image with a record is complete, one without is removed by the next call if the intent is ours (a name with a UUID in
+//! it, as Kubernetes gives, is as good) and it holds nothing, and left alone otherwise.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::ffi::Errno;
 use super::handle::{Handle, parse_handle};
+use super::making::{Draft, draft_name};
 use super::plan::Plan;
 use super::record::{
     FS, Found, FsState, Intent, MODIFIED, Modified, OURS, Requested, TORN, VOLUME, VolumeRecord, encode,
@@ -18,6 +21,11 @@ use super::store::Store;
 use super::torn::{Holds, holds_nothing};
 use crate::size::{decide, decide_for_source, file_system_minimum};
 use crate::{Ctx, Error, Result, Source, Volume};
+
+/// How often an image without a record is looked at again, and how long in between: another controller may have named it
+/// just now, and its record follows.
+const SETTLES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a volume is filled from: a snapshot of an image.
 struct Origin {
@@ -35,13 +43,26 @@ struct Origin {
     image_id: String,
 }
 
+/// What a clone has of its source.
+#[derive(Default)]
+struct Inherited {
+    /// What is known of the file system, as it is to be noted.
+    fs: Option<Vec<u8>>,
+    /// The source's record.
+    record: String,
+    /// The keys of what we noted of the source.
+    keys: Vec<String>,
+}
+
+fn vanished(plan: &Plan) -> Error {
+    Error::Unavailable(format!("image {} was removed while it was made; repeat the call", plan.handle.spec()))
+}
+
 impl Store {
     /// Makes the planned volume, or finds the one made before.
     pub(super) fn create(&self, ctx: &Ctx, plan: &Plan) -> Result<Volume> {
         let site = self.site(&plan.handle.place, ctx.secrets())?;
-        // Making an image says by itself whether there is one; before anything else is done it is asked for.
-        let plain = plan.unique && plan.spec.source.is_none();
-        if !plain && let Some(volume) = self.find_made(&site, plan)? {
+        if let Some(volume) = self.find_made(&site, plan)? {
             return Ok(volume);
         }
         self.not_elsewhere(ctx, &site, plan)?;
@@ -58,19 +79,20 @@ impl Store {
         ctx.stage("creating");
         self.intend(&site, plan)?;
         ctx.check()?;
-        if !self.make_image(&site, plan, origin.as_ref(), capacity)? {
-            if let Some(volume) = self.find_made(&site, plan)? {
-                return Ok(volume);
-            }
-            if !self.make_image(&site, plan, origin.as_ref(), capacity)? {
+        let draft = self.make_image(&site, plan, origin.as_ref(), capacity)?;
+        match ctx.check().and_then(|()| self.complete(ctx, &site, plan, &draft, origin, capacity)) {
+            Ok(Some(volume)) => Ok(volume),
+            Ok(None) => {
+                self.drop_draft(&site, &draft);
                 let image = plan.handle.spec();
-                return Err(Error::Unavailable(format!(
-                    "image {image} appeared while it was made; repeat the call"
-                )));
+                let meanwhile = || format!("image {image} appeared while it was made; repeat the call");
+                self.find_made(&site, plan)?.ok_or_else(|| Error::Unavailable(meanwhile()))
+            }
+            Err(error) => {
+                self.drop_draft(&site, &draft);
+                Err(error)
             }
         }
-        ctx.check()?;
-        self.complete(ctx, &site, plan, origin, capacity)
     }
 
     fn intend(&self, site: &Site, plan: &Plan) -> Result<()> {
@@ -99,11 +121,17 @@ impl Store {
     /// A volume of this name that is complete. What an earlier call left half made is removed.
     fn made_before(&self, site: &Site, plan: &Plan, id: &str) -> Result<Option<Found>> {
         let name = &plan.handle.name;
-        let header = site.header(id)?;
-        if let Some(header) = header.clone()
-            && let Some(found) = Found::read(&plan.handle, header)?
-        {
-            return Ok(Some(found));
+        let mut header = site.header(id)?;
+        for left in (0..=SETTLES).rev() {
+            let Some(known) = &header else { break };
+            if let Some(found) = Found::read(&plan.handle, known.clone())? {
+                return Ok(Some(found));
+            }
+            if known.meta.contains_key(TORN) || left == 0 {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+            header = site.header(id)?;
         }
         let intended = |it: Intent| it.name == plan.spec.name && it.cluster == self.config.owner;
         let ours = plan.unique || site.intent(name)?.is_some_and(intended);
@@ -236,92 +264,110 @@ impl Store {
         })
     }
 
-    /// Whether the image was made; `false`: there is one of that name.
-    fn make_image(&self, site: &Site, plan: &Plan, origin: Option<&Origin>, capacity: u64) -> Result<bool> {
-        let (name, options) = (&plan.handle.name, &plan.params.options);
+    /// Makes the image, under a name of its own.
+    fn make_image(&self, site: &Site, plan: &Plan, origin: Option<&Origin>, capacity: u64) -> Result<Draft> {
+        let (name, options) = (draft_name(&plan.handle.name), &plan.params.options);
         let made = match origin {
-            None => site.pool.create(name, capacity, options),
+            None => site.pool.create(&name, capacity, options),
             Some(origin) => {
-                origin.site.pool.clone_to((&origin.image, &origin.snapshot), &site.pool, name, options)
+                origin.site.pool.clone_to((&origin.image, &origin.snapshot), &site.pool, &name, options)
             }
         };
         match made {
-            Ok(()) => Ok(true),
-            Err(Errno::EXIST) => Ok(false),
-            Err(Errno::TIMEDOUT) => Err(self.why_slow(site, &plan.handle)),
+            Ok(()) => {}
+            Err(Errno::TIMEDOUT) => return Err(self.why_slow(site, &plan.handle)),
             // An image whose flattening ends while it is cloned loses the parent that librbd is about to open.
-            // Another controller takes it for what an interrupted creation left.
-            Err(Errno::BADF | Errno::STALE) => Err(Error::Unavailable(format!(
-                "image {} was removed while it was made; repeat the call",
-                plan.handle.spec()
-            ))),
-            Err(Errno::NOENT) => Err(Self::why_missing(site, plan, origin.is_some())),
-            Err(other) => Err(site.fail(&format!("creating image {}", plan.handle.spec()), other)),
+            Err(Errno::BADF | Errno::STALE) => return Err(vanished(plan)),
+            Err(Errno::NOENT) => return Err(Self::why_missing(site, plan, origin.is_some())),
+            Err(other) => return Err(site.fail(&format!("creating image {}", plan.handle.spec()), other)),
         }
+        let id = site.image_id(&name)?.ok_or_else(|| vanished(plan))?;
+        Ok(Draft { name, of: plan.handle.name.clone(), id })
     }
 
+    /// Gives the image its size, its name and its record. `None`: there is another one of the name.
     fn complete(
         &self,
         ctx: &Ctx,
         site: &Site,
         plan: &Plan,
+        draft: &Draft,
         origin: Option<Origin>,
         capacity: u64,
-    ) -> Result<Volume> {
-        let name = &plan.handle.name;
-        let vanished =
-            || Error::Unavailable(format!("image {} vanished; repeat the call", plan.handle.spec()));
-        let id = site.image_id(name)?.ok_or_else(vanished)?;
+    ) -> Result<Option<Volume>> {
+        let id = &draft.id;
         let depth = origin.as_ref().map_or(0, |origin| origin.depth);
-        let (mut inherited, mut copied) = (Vec::new(), String::new());
-        let mut fs = None;
-        if let Some(origin) = origin {
-            if capacity > origin.size {
-                let grown = site.open(&id)?.grow(capacity);
-                grown.map_err(|e| site.fail(&format!("growing image {}", plan.handle.spec()), e))?;
-            }
-            let header = site.header(&id)?.ok_or_else(vanished)?;
-            // The file system came along; all else that we noted is about the parent.
-            fs = header
-                .meta
-                .get(FS)
-                .map(|text| seal(&read_note::<FsState>(&plan.handle, FS, text)?.inherited()))
-                .transpose()?;
-            copied = header.meta.get(VOLUME).cloned().unwrap_or_default();
-            inherited.extend(header.meta.into_keys().filter(|key| key.starts_with(OURS)));
-            Self::remove_temporary(&origin)?;
+        let inherited = match &origin {
+            None => Inherited::default(),
+            Some(origin) => Self::inherit(site, plan, id, origin, capacity)?,
+        };
+        ctx.check()?;
+        if !site.publish_draft(draft)? {
+            return Ok(None);
         }
         let record = self.record_for(plan, depth);
-        let bytes = encode(&record)?;
-        let mut set = vec![(VOLUME, bytes.as_slice())];
-        set.extend(fs.as_ref().map(|fs| (FS, fs.as_slice())));
-        let modified = seal(&Modified { parameters: plan.spec.mutable_parameters.clone() })?;
-        if !plan.spec.mutable_parameters.is_empty() {
-            set.push((MODIFIED, &modified));
-        }
-        let remove: Vec<_> = inherited.iter().map(String::as_str).collect();
-        let completed = match site.update_if(&id, &[(TORN, ""), (VOLUME, &copied)], &set, &remove) {
-            Err(Error::NotFound(_)) => return Err(vanished()),
-            other => other?,
-        };
+        let completed = std::thread::scope(|scope| {
+            scope.spawn(|| site.forget_draft_name(draft));
+            Self::write_record(site, plan, id, &record, &inherited)
+        })?;
         if !completed {
-            // Another controller has completed it, or has taken it for what an interrupted creation left.
-            let found = Self::volume_at(site, &plan.handle).map_err(|_| vanished())?;
-            return self.confirm(plan, &found);
+            // Another controller has taken it for what an interrupted creation left.
+            return Err(vanished(plan));
         }
-        self.tasks.intent_done(site, name);
+        self.tasks.intent_done(site, &plan.handle.name);
         if depth > self.config.soft_depth || (plan.params.flatten && depth > 0) {
-            self.tasks.flatten(site, &id, name)?;
+            self.tasks.flatten(site, id, &plan.handle.name)?;
         }
         tracing::info!(volume = %plan.handle, capacity, depth, "created");
         ctx.stage("created");
         let header = super::site::Header {
-            image: id,
+            image: id.clone(),
             size: capacity,
             has_snapshots: false,
             meta: std::collections::BTreeMap::new(),
         };
-        Ok(self.show(&Found { handle: plan.handle.clone(), header, record }))
+        Ok(Some(self.show(&Found { handle: plan.handle.clone(), header, record })))
+    }
+
+    /// Grows a clone to its size, and reads what it has taken over from its source.
+    fn inherit(site: &Site, plan: &Plan, id: &str, origin: &Origin, capacity: u64) -> Result<Inherited> {
+        if capacity > origin.size {
+            let grown = site.open(id)?.grow(capacity);
+            grown.map_err(|e| site.fail(&format!("growing image {}", plan.handle.spec()), e))?;
+        }
+        let header = site.header(id)?.ok_or_else(|| vanished(plan))?;
+        // The file system came along; all else that we noted is about the parent.
+        let fs = header
+            .meta
+            .get(FS)
+            .map(|text| seal(&read_note::<FsState>(&plan.handle, FS, text)?.inherited()))
+            .transpose()?;
+        let record = header.meta.get(VOLUME).cloned().unwrap_or_default();
+        let keys = header.meta.into_keys().filter(|key| key.starts_with(OURS)).collect();
+        Self::remove_temporary(origin)?;
+        Ok(Inherited { fs, record, keys })
+    }
+
+    /// Whether the record was written; `false`: the image was marked to be removed, or is complete.
+    fn write_record(
+        site: &Site,
+        plan: &Plan,
+        id: &str,
+        record: &VolumeRecord,
+        inherited: &Inherited,
+    ) -> Result<bool> {
+        let bytes = encode(record)?;
+        let mut set = vec![(VOLUME, bytes.as_slice())];
+        set.extend(inherited.fs.as_ref().map(|fs| (FS, fs.as_slice())));
+        let modified = seal(&Modified { parameters: plan.spec.mutable_parameters.clone() })?;
+        if !plan.spec.mutable_parameters.is_empty() {
+            set.push((MODIFIED, &modified));
+        }
+        let remove: Vec<_> = inherited.keys.iter().map(String::as_str).collect();
+        match site.update_if(id, &[(TORN, ""), (VOLUME, &inherited.record)], &set, &remove) {
+            Err(Error::NotFound(_)) => Err(vanished(plan)),
+            other => other,
+        }
     }
 
     fn remove_temporary(origin: &Origin) -> Result<()> {

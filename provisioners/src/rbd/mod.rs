@@ -52,6 +52,7 @@ mod journal;
 mod key;
 mod list;
 mod locks;
+mod making;
 mod mapping;
 mod missing;
 mod modify;

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::clones::CLONE;
 use super::delete::{SET_ASIDE, marked_by};
+use super::making::MAKING;
 use super::record::{Found, Intent, OURS};
 use super::site::{INTENTS, Site};
 use super::store::Store;
@@ -135,18 +136,23 @@ impl Store {
         )
     }
 
-    /// Queues images that were set aside and have no snapshots any more; now and then all are looked at for what clones
+    /// Queues images that were set aside and have no snapshots any more, and drafts; now and then all are looked at for what clones
     /// have left.
     fn queue_images(&self, site: &Site, round: u32) -> Result<()> {
         let images = site.pool.images().map_err(|e| site.fail("listing images", e))?;
         let all = round.is_multiple_of(ALL_IMAGES);
-        let wanted = images.into_iter().filter(|(_, name)| all || name.starts_with(SET_ASIDE));
+        let wanted = images
+            .into_iter()
+            .filter(|(_, name)| all || name.starts_with(SET_ASIDE) || name.starts_with(MAKING));
         each(
             wanted,
             |(_, name)| format!("image {name}"),
             |(id, name)| {
                 if name.starts_with(SET_ASIDE) {
                     return self.release(site, id, name).map(drop);
+                }
+                if name.starts_with(MAKING) {
+                    return self.sweep_draft(site, id, name);
                 }
                 let Some(header) = site.header(id)?.filter(|header| header.has_snapshots) else {
                     return Ok(());

@@ -46,7 +46,9 @@ impl Store {
         }
         let failed = |e| site.fail(&format!("removing half-made image {}", handle.spec()), e);
         if site.is_plain(id)? {
-            site.trash_plain(name, id).map_err(failed)?;
+            for name in site.names_of_half_made(name, id)? {
+                site.trash_plain(&name, id).map_err(failed)?;
+            }
             self.tasks.purge(site, id, header.map_or(0, |header| header.size));
         } else if site.image_id(name)?.as_deref() == Some(id) {
             match site.pool.remove(name) {

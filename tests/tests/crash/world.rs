@@ -429,12 +429,13 @@ impl World {
         anyhow::bail!("left: {:?}", left())
     }
 
-    /// What killed drivers left in the trash is found by the next sweep, a minute later at most.
+    /// What killed drivers left in the trash is found by the next sweep, a minute later at most; drafts of images must have
+    /// rested for a minute and a half.
     async fn wait_for_purge(&self, ceph: &Ceph) -> Result<()> {
         let place = self.home.trim_start_matches("ceph:").trim_end_matches('/');
         let mut left = String::new();
-        for second in 0..150 {
-            if second == 75 {
+        for second in 0..240 {
+            if second == 170 {
                 // See `forget_ghosts`: what has a watcher is not purged.
                 println!("crash test: not purged yet, the OSDs start anew: {left}");
                 ceph.restart_osds(3)?;

@@ -23,8 +23,7 @@ fn directory(w: &World, name: &str) -> Result<PathBuf> {
 
 /// A volume that is a copy of one in use, with a file in it.
 async fn copy_of_one_in_use(w: &World, fs: &str, staging: &Path) -> Result<[String; 2]> {
-    let source =
-        w.create(ask::create(&format!("source-{fs}"), 300 * MIB, ask::mount(fs))).await?;
+    let source = w.create(ask::create(&format!("source-{fs}"), 300 * MIB, ask::mount(fs))).await?;
     w.clients.node.clone().node_stage_volume(ask::stage(&source, staging, ask::mount(fs))).await?;
     let file = staging.join("file");
     std::fs::write(&file, b"written in use")?;

@@ -14,7 +14,7 @@ use crate::foreign;
 use crate::world::{BACKENDS, OWNER, World};
 
 /// How long the background's work may take.
-const SETTLES: Duration = Duration::from_secs(120);
+const SETTLES: Duration = Duration::from_secs(240);
 
 /// Waits until nothing is left; at the end of the time what is left is the error. A call that fails is made again.
 async fn until_empty(what: &str, left: impl AsyncFn() -> Result<Vec<String>>) -> Result<()> {

@@ -187,7 +187,7 @@ impl Rbd {
         if r.alone {
             self.refuse_second(image, r.id)?;
         }
-        if r.alone || image.locked {
+        if r.alone || image.locked || r.read_only {
             r.log.attaching(&self.clients()?, r.alone)?;
         }
         if image.key.is_none() {

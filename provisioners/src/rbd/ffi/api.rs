@@ -141,6 +141,8 @@ library! {
         fn rados_write_op_omap_rm_keys2(Handle, *const Text, *const usize, usize);
         fn rados_write_op_omap_cmp2(Handle, Text, u8, *const u8, usize, usize, *mut c_int);
         fn rados_write_op_cmpext(Handle, *const u8, usize, u64, *mut c_int);
+        fn rados_write_op_create(Handle, c_int, Text);
+        fn rados_write_op_write_full(Handle, *const u8, usize);
         fn rados_write_op_remove(Handle);
         fn rados_write_op_exec(Handle, Text, Text, *const u8, usize, *mut c_int);
         fn rados_write_op_operate(Handle, Handle, Text, *const c_void, c_int) -> c_int;
@@ -210,6 +212,7 @@ pub(super) fn api() -> Result<&'static Api, &'static str> {
     let load = || {
         let rados = Rados::load("librados.so.2").map_err(|e| e.to_string())?;
         let rbd = Rbd::load("librbd.so.1").map_err(|e| e.to_string())?;
+        super::exit_without_theirs();
         Ok(Api { rados, rbd })
     };
     API.get_or_init(load).as_ref().map_err(String::as_str)

@@ -14,7 +14,7 @@ mod inspect;
 mod object;
 mod pool;
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 pub(crate) use connection::{CommandError, Connection, Key, Settings};
 pub(crate) use image::Image;
@@ -42,6 +42,23 @@ pub fn exit(code: u8) -> ! {
     }
     // SAFETY: it takes any number, touches no memory, and does not return.
     unsafe { _exit(c_int::from(code)) }
+}
+
+/// Has exit(3) end the process without the exit handlers of the libraries, from now on: they take down what a thread of
+/// theirs or of ours may still be in. Called once they are loaded: handlers run in the reverse order.
+fn exit_without_theirs() {
+    unsafe extern "C" {
+        // glibc's: an exit handler that is told the exit code.
+        fn on_exit(handler: extern "C" fn(c_int, *mut c_void), argument: *mut c_void) -> c_int;
+    }
+    extern "C" fn end(code: c_int, _: *mut c_void) {
+        exit(u8::try_from(code & 0xff).unwrap_or(1));
+    }
+    // SAFETY: the handler is there as long as the program, and uses no argument.
+    let failed = unsafe { on_exit(end, std::ptr::null_mut()) };
+    if failed != 0 {
+        tracing::warn!("no exit handler; librados may abort this process at its end");
+    }
 }
 
 /// A text for C. One with a NUL byte is EINVAL.

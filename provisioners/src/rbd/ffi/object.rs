@@ -1,7 +1,7 @@
 //! Single objects: object class calls and key-value maps.
 
-use std::ffi::c_char;
-use std::ptr::null_mut;
+use std::ffi::{c_char, c_int};
+use std::ptr::{null, null_mut};
 
 use super::api::Handle;
 use super::pool::Pool;
@@ -9,6 +9,8 @@ use super::{Errno, check, text};
 
 /// `LIBRADOS_CMPXATTR_OP_EQ`.
 const EQUAL: u8 = 1;
+/// `LIBRADOS_CREATE_EXCLUSIVE`.
+const EXCLUSIVE: c_int = 1;
 
 /// One call of an object class: class, method, input.
 pub(crate) type ClassCall<'a> = (&'a str, &'a str, Vec<u8>);
@@ -75,6 +77,18 @@ impl Pool {
         check(code)?;
         answers.iter().try_for_each(|(_, _, code)| check(*code).map(drop))?;
         Ok(outputs)
+    }
+
+    /// Makes an object with a content. There is one of that name: EEXIST.
+    pub(crate) fn create_object(&self, object: &str, content: &[u8]) -> Result<(), Errno> {
+        let rados = &self.connection.api.rados;
+        self.write(object, |op| {
+            // SAFETY: the content is as long as is said and outlives the operation; no category is given.
+            unsafe {
+                (rados.rados_write_op_create)(op, EXCLUSIVE, null());
+                (rados.rados_write_op_write_full)(op, content.as_ptr(), content.len());
+            }
+        })
     }
 
     /// Removes an object. None such: ENOENT.
