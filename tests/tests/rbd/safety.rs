@@ -329,12 +329,13 @@ async fn a_dead_cluster_and_a_damaged_intent_stop_no_sweep() -> Result<()> {
         )
     };
     let set = |key: &str, value: &str| rados(&["setomapval", "volumectl.intents", key, value]);
+    // Before their intents, which this test's own driver may see at once.
+    w.rbd(&["create", "--size", "64M", &w.spec("half-made")])?;
+    w.rbd(&["create", "--size", "64M", &w.spec("pvc-1e0cd9f2-6c6e-4a3b-9f3a-1a2b3c4d5e6f")])?;
     set("create/aaa", "junk")?;
     set("create/bbb", r#"{"schema":7,"kind":"Intent"}"#)?;
     set("create/half-made", &intent("half-made"))?;
     set("create/zzz", &intent("zzz"))?;
-    w.rbd(&["create", "--size", "64M", &w.spec("half-made")])?;
-    w.rbd(&["create", "--size", "64M", &w.spec("pvc-1e0cd9f2-6c6e-4a3b-9f3a-1a2b3c4d5e6f")])?;
     let dir = w.scratch.path().join("beside");
     std::fs::create_dir(&dir)?;
     let text = w.ceph.config_in(&dir, "rbd", &w.namespace, &w.namespace, "");
