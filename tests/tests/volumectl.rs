@@ -43,30 +43,20 @@ async fn a_volume_by_hand() -> Result<()> {
         "ext4",
     ])?;
     std::fs::write(Path::new(&target).join("row"), "1")?;
-    ensure!(bench.ok(&["csi", "stats", "default:db", &target])?.contains("INODES"));
+    ensure!(bench.ok(&["csi", "stats", "default:db", "--path", &target])?.contains("INODES"));
     ensure!(bench.ok(&["csi", "list"])?.contains("node-1"));
     let refused = bench.run(&["csi", "delete", "default:db"])?;
     ensure!(refused.status.code() == Some(3), "a volume in use: {:?}", refused.status);
     ensure!(String::from_utf8_lossy(&refused.stderr).contains("FAILED_PRECONDITION"));
     bench.ok(&["csi", "snapshot", "create", "before", "db"])?;
-    bench.ok(&[
-        "csi",
-        "create",
-        "copy",
-        "--size",
-        "64Mi",
-        "--fs",
-        "ext4",
-        "--from-snapshot",
-        "default:before",
-    ])?;
+    bench.ok(&["csi", "create", "copy", "--size", "64Mi", "--fs", "ext4", "--from-snapshot", "before"])?;
     bench.ok(&["csi", "group", "create", "both", "--volume", "db", "--volume", "default:copy"])?;
     ensure!(bench.json(&["csi", "snapshot", "list"])?.as_array().is_some_and(|s| s.len() == 3));
     bench.ok(&["csi", "group", "delete", "default:both"])?;
     bench.ok(&["csi", "unpublish", "default:db", "--target", &target])?;
     bench.ok(&["csi", "unstage", "default:db", "--staging", &staging])?;
     bench.ok(&["csi", "detach", "default:db"])?;
-    ensure!(bench.json(&["csi", "expand", "default:db", "128Mi"])?["capacityBytes"] == 128 << 20);
+    ensure!(bench.json(&["csi", "expand", "default:db", "--size", "128Mi"])?["capacityBytes"] == 128 << 20);
     ensure!(bench.json(&["csi", "validate", "default:db", "--fs", "tapefs"])?["confirmed"] == false);
     ensure!(bench.json(&["csi", "capacity"])?["availableCapacity"].as_i64() > Some(0));
     ensure!(bench.json(&["csi", "get", "db"])?["volume"]["volumeId"] == "default:db", "by its name");
@@ -75,7 +65,21 @@ async fn a_volume_by_hand() -> Result<()> {
     ensure!(nothing.status.code() == Some(1), "a delete of nothing: {:?}", nothing.status);
     let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
     ensure!(said.contains("there is no volume db") && said.contains("nothing was deleted"), "{said}");
-    bench.ok(&["csi", "snapshot", "delete", "default:before"])?;
+    ensure!(
+        bench
+            .json(&["csi", "snap", "ls", "--volume", "default:db"])?
+            .as_array()
+            .is_some_and(|s| s.len() == 1)
+    );
+    ensure!(
+        bench.json(&["csi", "snapshot", "get", "before"])?["snapshotId"] == "default:before",
+        "by its name"
+    );
+    bench.ok(&["csi", "snapshot", "delete", "before"])?;
+    for (noun, kind) in [("snapshot", "snapshot before"), ("group", "group before")] {
+        let said = bench.fails(&["csi", noun, "delete", "before"], 1)?;
+        ensure!(said.contains(&format!("there is no {kind}")), "{said}");
+    }
     bench.nothing_left()
 }
 

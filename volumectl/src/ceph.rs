@@ -54,8 +54,15 @@ pub struct CephArgs {
     cluster_id: String,
 
     /// How long the command may take; a lock's holder that does not answer would make librbd wait for ever
-    #[arg(long, global = true, default_value_t = 120, value_name = "SECONDS", help_heading = "Ceph")]
-    timeout: u64,
+    #[arg(
+        long,
+        global = true,
+        default_value = "120",
+        value_name = "SECONDS",
+        value_parser = crate::csi::args::seconds,
+        help_heading = "Ceph"
+    )]
+    timeout: Duration,
 
     /// Only this pool, or POOL/NAMESPACE; also where images named without a pool are
     #[arg(short, long, global = true, value_name = "POOL", help_heading = "Ceph")]
@@ -117,7 +124,7 @@ impl CephArgs {
 
     /// Does the work of a command, which fails when it is not done in time; what the library was asked for may go on.
     pub fn bounded<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        bounded(Duration::from_secs(self.timeout), work)
+        bounded(self.timeout, work)
     }
 
     /// An image as it was written, with the pool that was given beside it.

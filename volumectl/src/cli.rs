@@ -89,11 +89,5 @@ fn man(dir: Option<PathBuf>) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-}
+#[path = "cli_tests.rs"]
+mod tests;

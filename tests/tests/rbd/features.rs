@@ -327,16 +327,16 @@ async fn volumectl_makes_grows_and_removes_images() -> Result<()> {
         ensure!(code == 0, "{args:?}: {code}: {out}{error}");
         Ok(out)
     };
-    run(&["volume", "create", &spec, "--size", "1G"])?;
+    run(&["volume", "create", &spec, "--size", "1Gi"])?;
     ensure!(run(&["volume", "ls", "--pool", &format!("rbd/{}", w.namespace)])?.contains("1 GiB"));
-    run(&["volume", "resize", &spec, "--size", "2G"])?;
-    let (code, _, error) = w.volumectl(&["volume", "resize", &spec, "--size", "1G"])?;
+    run(&["volume", "resize", &spec, "--size", "2Gi"])?;
+    let (code, _, error) = w.volumectl(&["volume", "resize", &spec, "--size", "1Gi"])?;
     ensure!(code == 3 && error.contains("never made smaller"), "{code}: {error}");
-    run(&["volume", "snap", "create", &spec, "monday"])?;
+    run(&["volume", "snap", "create", "monday", &spec])?;
     ensure!(run(&["volume", "snap", "ls", &spec])?.contains("monday"));
     let info: serde_json::Value = serde_json::from_str(&run(&["volume", "info", &spec, "-o", "json"])?)?;
     ensure!(info["size"] == 2_i64 << 30 && info["details"]["snapshots"]["monday"] == 2_i64 << 30, "{info}");
-    run(&["volume", "snap", "rm", &spec, "monday", "--yes"])?;
+    run(&["volume", "snap", "rm", "monday", &spec, "--yes"])?;
     ensure!(run(&["volume", "rm", &spec])?.contains("Nothing was deleted"));
     ensure!(w.images()?.0 == ["db"]);
     ensure!(run(&["volume", "rm", &spec, "--yes"])?.contains("true"));

@@ -233,12 +233,12 @@ async fn an_advisory_lock_makes_nothing_hang() -> Result<()> {
     refused(delete, Code::FailedPrecondition, &["left-behind", "volumectl lock recover"])?;
     // librbd refuses or waits for ever, which the command does not.
     let begun = std::time::Instant::now();
-    let (code, _, error) = w.volumectl(&["volume", "resize", &spec, "--size", "1G", "--timeout", "4"])?;
+    let (code, _, error) = w.volumectl(&["volume", "resize", &spec, "--size", "1Gi", "--timeout", "4"])?;
     ensure!(matches!(code, 3 | 4) && error.contains("lock"), "{code}: {error}");
     ensure!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     let (code, _, error) = w.volumectl(&["lock", "recover", &spec, "--yes"])?;
     ensure!(code == 0, "{code}: {error}");
-    let (code, _, error) = w.volumectl(&["volume", "resize", &spec, "--size", "1G"])?;
+    let (code, _, error) = w.volumectl(&["volume", "resize", &spec, "--size", "1Gi"])?;
     ensure!(code == 0, "{code}: {error}");
     w.delete(&id).await
 }

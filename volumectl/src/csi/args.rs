@@ -1,6 +1,7 @@
 //! Arguments that several commands share, and what they become in CSI.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -111,6 +112,12 @@ pub fn capability(access_type: AccessType, mode: Mode) -> pb::VolumeCapability {
 /// A size on the command line.
 pub fn size(text: &str) -> Result<i64, String> {
     quantity::parse(text)
+}
+
+/// Seconds, also parts of one.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix('s').unwrap_or(text).parse().ok().filter(|s: &f64| *s > 0.0 && *s < 1e7);
+    number.map(Duration::from_secs_f64).ok_or_else(|| format!("{text:?}: write seconds, such as 60"))
 }
 
 /// A range of sizes; neither given: none.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Shown;
 use super::args::{self, CapabilityArgs, map, pair, size};
-use super::names::{self, Named};
+use super::names;
 use crate::client::Csi;
 use crate::output::{self, Column, Show};
 
@@ -19,25 +19,29 @@ pub(super) enum Verb {
     /// Create a volume, or show the one of that name
     Create(Box<CreateArgs>),
     /// Delete volumes
+    #[command(visible_alias = "rm")]
     Delete {
-        /// Volume handles.
-        #[arg(required = true)]
+        /// Their handles or names.
+        #[arg(required = true, value_name = "VOLUME")]
         ids: Vec<String>,
     },
     /// List volumes
+    #[command(visible_alias = "ls")]
     List {
         /// At most so many (default: all).
-        #[arg(long)]
+        #[arg(long, value_name = "COUNT")]
         max: Option<usize>,
     },
     /// Show a volume
     Get {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "VOLUME")]
         id: String,
     },
     /// Ask whether a volume can be used in a way
     Validate {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "VOLUME")]
         id: String,
         #[command(flatten)]
         capability: CapabilityArgs,
@@ -53,7 +57,8 @@ pub(super) enum Verb {
     },
     /// Attach a volume to a node (ControllerPublishVolume)
     Attach {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "VOLUME")]
         id: String,
         /// The node (default: the one that this driver's node service is on).
         node: Option<String>,
@@ -65,23 +70,27 @@ pub(super) enum Verb {
     },
     /// Detach a volume (ControllerUnpublishVolume)
     Detach {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "VOLUME")]
         id: String,
         /// The node (default: all).
         #[arg(default_value = "")]
         node: String,
     },
     /// Grow a volume (ControllerExpandVolume)
+    #[command(visible_alias = "resize")]
     Expand {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "VOLUME")]
         id: String,
         /// The new size, such as 20Gi.
-        #[arg(value_parser = size)]
+        #[arg(short, long, value_parser = size, value_name = "SIZE")]
         size: i64,
     },
     /// Change mutable parameters (ControllerModifyVolume)
     Modify {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "VOLUME")]
         id: String,
         /// A mutable parameter.
         #[arg(long = "mutable", value_parser = pair, value_name = "KEY=VALUE", required = true)]
@@ -95,10 +104,10 @@ pub(super) struct CreateArgs {
     /// The name: the same name gives the same volume.
     name: String,
     /// At least so large, such as 10Gi.
-    #[arg(long, value_parser = size)]
+    #[arg(short, long, value_parser = size, value_name = "SIZE")]
     size: Option<i64>,
     /// At most so large.
-    #[arg(long, value_parser = size)]
+    #[arg(long, value_parser = size, value_name = "SIZE")]
     limit: Option<i64>,
     #[command(flatten)]
     capability: CapabilityArgs,
@@ -176,6 +185,11 @@ pub(super) async fn run(csi: &Csi, mut verb: Verb, secrets: BTreeMap<String, Str
     let mut controller = csi.controller.clone();
     if let Some(id) = verb.volume() {
         names::complete(csi, id).await?;
+    }
+    if let Verb::Create(args) = &mut verb
+        && let Some(snapshot) = args.from_snapshot.as_mut()
+    {
+        names::complete_snapshot(csi, snapshot, &secrets).await?;
     }
     Ok(match verb {
         Verb::Create(args) => {
@@ -256,26 +270,12 @@ fn create_request(args: CreateArgs, secrets: BTreeMap<String, String>) -> Result
 async fn delete(csi: &Csi, ids: Vec<String>, secrets: &BTreeMap<String, String>) -> Result<Shown> {
     let mut missing = Vec::new();
     for id in ids {
-        let volume_id = match names::volume(csi, &id).await? {
-            Named::Handle(handle) => handle,
-            Named::Unknown => id,
-            // The driver is asked all the same: what is half deleted may not be listed.
-            Named::Nobody => {
-                missing.push(id.clone());
-                id
-            }
-        };
+        let volume_id = names::or_missing(names::volume(csi, &id).await?, id, &mut missing);
         let request = pb::DeleteVolumeRequest { volume_id: volume_id.clone(), secrets: secrets.clone() };
         let answer = csi.controller.clone().delete_volume(csi.request(request)).await;
         answer.with_context(|| format!("deleting {volume_id}"))?;
     }
-    if !missing.is_empty() {
-        let missing = missing.join(", ");
-        anyhow::bail!(
-            "there is no volume {missing}, so nothing was deleted of that; `volumectl csi list` shows handles"
-        );
-    }
-    Ok(None)
+    names::tell_missing("volume", "`volumectl csi list`", &missing).map(|()| None)
 }
 
 async fn list(csi: &Csi, max: Option<usize>) -> Result<Value> {

@@ -24,11 +24,11 @@ use crate::{load, run};
 #[derive(Debug, Args)]
 pub struct CsiArgs {
     /// The driver's socket: unix:///path or its absolute path.
-    #[arg(long, short, global = true, env = "CSI_ENDPOINT", value_name = "ENDPOINT")]
+    #[arg(short, long, global = true, env = "CSI_ENDPOINT", value_name = "ENDPOINT")]
     pub endpoint: Option<String>,
 
     /// How long one call may take, in seconds.
-    #[arg(long, global = true, default_value = "120", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, global = true, default_value = "120", value_name = "SECONDS", value_parser = args::seconds)]
     pub timeout: Duration,
 
     #[command(flatten)]
@@ -36,11 +36,6 @@ pub struct CsiArgs {
 
     #[command(subcommand)]
     command: CsiCommand,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text.strip_suffix('s').unwrap_or(text).parse().ok().filter(|s: &f64| *s > 0.0 && *s < 1e7);
-    number.map(Duration::from_secs_f64).ok_or_else(|| format!("{text:?}: write seconds, such as 60"))
 }
 
 /// The verbs.
@@ -53,7 +48,7 @@ enum CsiCommand {
     #[command(flatten)]
     Controller(controller::Verb),
     /// Snapshots
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "snap")]
     Snapshot(snapshots::Verb),
     /// Snapshots of several volumes at one moment
     #[command(subcommand)]

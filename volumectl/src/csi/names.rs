@@ -1,4 +1,6 @@
-//! Volumes by the last part of their handle, where that is enough: `db` for `default:db`.
+//! Volumes and snapshots by the last part of their handle, where that is enough: `db` for `default:db`.
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use csi_proto::v1 as pb;
@@ -6,15 +8,17 @@ use csi_proto::v1 as pb;
 use crate::client::Csi;
 use crate::errors::Usage;
 
+type Secrets = BTreeMap<String, String>;
+
 /// What stands between the parts of a handle.
 const SEPARATORS: [char; 2] = [':', '/'];
 
-/// What somebody has written for a volume.
+/// What somebody has written for a volume or a snapshot.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Named {
-    /// The handle of a volume that there is.
+    /// The handle of one that there is.
     Handle(String),
-    /// No volume that is listed has it.
+    /// Nothing that is listed has it.
     Nobody,
     /// The driver lists none.
     Unknown,
@@ -40,12 +44,67 @@ pub(super) async fn complete(csi: &Csi, text: &mut String) -> Result<()> {
     Ok(())
 }
 
+/// The same for a snapshot.
+pub(super) async fn snapshot(csi: &Csi, text: &str, secrets: &Secrets) -> Result<Named> {
+    match snapshot_handles(csi, secrets).await {
+        Some(handles) => choose(&handles, text),
+        None => Ok(Named::Unknown),
+    }
+}
+
+/// The same for a snapshot.
+pub(super) async fn complete_snapshot(csi: &Csi, text: &mut String, secrets: &Secrets) -> Result<()> {
+    if text.contains(SEPARATORS) {
+        return Ok(());
+    }
+    if let Named::Handle(handle) = snapshot(csi, text, secrets).await? {
+        *text = handle;
+    }
+    Ok(())
+}
+
+/// The handle to delete. The driver is asked also for what is not listed: what is half deleted may not be.
+pub(super) fn or_missing(named: Named, text: String, missing: &mut Vec<String>) -> String {
+    match named {
+        Named::Handle(handle) => return handle,
+        Named::Nobody => missing.push(text.clone()),
+        Named::Unknown => {}
+    }
+    text
+}
+
+/// A delete of nothing fails, and says so.
+pub(super) fn tell_missing(kind: &str, list: &str, missing: &[String]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = missing.join(", ");
+    anyhow::bail!("there is no {kind} {missing}, so nothing was deleted of that; {list} shows handles")
+}
+
 async fn handles(csi: &Csi) -> Option<Vec<String>> {
     let (mut all, mut starting_token) = (Vec::new(), String::new());
     loop {
         let request = csi.request(pb::ListVolumesRequest { max_entries: 0, starting_token });
         let page = csi.controller.clone().list_volumes(request).await.ok()?.into_inner();
         all.extend(page.entries.into_iter().filter_map(|entry| Some(entry.volume?.volume_id)));
+        starting_token = page.next_token;
+        if starting_token.is_empty() {
+            return Some(all);
+        }
+    }
+}
+
+async fn snapshot_handles(csi: &Csi, secrets: &Secrets) -> Option<Vec<String>> {
+    let (mut all, mut starting_token) = (Vec::new(), String::new());
+    loop {
+        let request = pb::ListSnapshotsRequest {
+            starting_token,
+            secrets: secrets.clone(),
+            ..pb::ListSnapshotsRequest::default()
+        };
+        let page = csi.controller.clone().list_snapshots(csi.request(request)).await.ok()?.into_inner();
+        all.extend(page.entries.into_iter().filter_map(|entry| Some(entry.snapshot?.snapshot_id)));
         starting_token = page.next_token;
         if starting_token.is_empty() {
             return Some(all);

@@ -18,10 +18,11 @@ use crate::output::{self, Column, Show};
 pub(super) enum Verb {
     /// Make a volume ready on this node (NodeStageVolume)
     Stage {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "VOLUME")]
         id: String,
         /// Where: kubelet's globalmount.
-        #[arg(long)]
+        #[arg(long, value_name = "DIR")]
         staging: PathBuf,
         #[command(flatten)]
         capability: CapabilityArgs,
@@ -30,21 +31,23 @@ pub(super) enum Verb {
     },
     /// Take that back (NodeUnstageVolume)
     Unstage {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "VOLUME")]
         id: String,
         /// Where it is staged.
-        #[arg(long)]
+        #[arg(long, value_name = "DIR")]
         staging: PathBuf,
     },
     /// Show a staged volume to a pod (NodePublishVolume)
     Publish {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "VOLUME")]
         id: String,
         /// Where it is staged.
-        #[arg(long)]
+        #[arg(long, value_name = "DIR")]
         staging: PathBuf,
         /// Where the pod sees it.
-        #[arg(long)]
+        #[arg(long, value_name = "PATH")]
         target: PathBuf,
         #[command(flatten)]
         capability: CapabilityArgs,
@@ -56,27 +59,32 @@ pub(super) enum Verb {
     },
     /// Take that back (NodeUnpublishVolume)
     Unpublish {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "VOLUME")]
         id: String,
         /// Where the pod sees it.
-        #[arg(long)]
+        #[arg(long, value_name = "PATH")]
         target: PathBuf,
     },
     /// Show room, inodes and health (NodeGetVolumeStats)
     Stats {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "VOLUME")]
         id: String,
         /// Where it is staged or published.
+        #[arg(long, value_name = "PATH")]
         path: PathBuf,
     },
     /// Grow the file system after `expand` (NodeExpandVolume)
     NodeExpand {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "VOLUME")]
         id: String,
         /// Where it is staged or published.
+        #[arg(long, value_name = "PATH")]
         path: PathBuf,
         /// At least so large.
-        #[arg(long, value_parser = size)]
+        #[arg(short, long, value_parser = size, value_name = "SIZE")]
         size: Option<i64>,
     },
 }

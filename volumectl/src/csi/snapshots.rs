@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Shown;
 use super::args::{map, pair};
+use super::names;
 use crate::client::Csi;
 use crate::output::{self, Column, Show};
 
@@ -20,26 +21,30 @@ pub(super) enum Verb {
         /// The name: the same name gives the same snapshot.
         name: String,
         /// The volume's handle or name.
+        #[arg(value_name = "VOLUME")]
         source: String,
         /// A VolumeSnapshotClass parameter.
         #[arg(long = "param", value_parser = pair, value_name = "KEY=VALUE")]
         parameters: Vec<(String, String)>,
     },
     /// Delete snapshots
+    #[command(visible_alias = "rm")]
     Delete {
-        /// Snapshot handles.
-        #[arg(required = true)]
+        /// Their handles or names.
+        #[arg(required = true, value_name = "SNAPSHOT")]
         ids: Vec<String>,
     },
     /// List snapshots
+    #[command(visible_alias = "ls")]
     List {
         /// Only those of a volume.
-        #[arg(long, default_value = "")]
-        source: String,
+        #[arg(long, default_value = "", value_name = "VOLUME", hide_default_value = true)]
+        volume: String,
     },
     /// Show a snapshot
     Get {
-        /// Its handle.
+        /// Its handle or name.
+        #[arg(value_name = "SNAPSHOT")]
         id: String,
     },
 }
@@ -52,17 +57,23 @@ pub(super) enum GroupVerb {
         /// The name: the same name gives the same group.
         name: String,
         /// A volume's handle or name; give it for each.
-        #[arg(long = "volume", required = true)]
+        #[arg(long = "volume", required = true, value_name = "VOLUME")]
         volumes: Vec<String>,
+        /// A VolumeGroupSnapshotClass parameter.
+        #[arg(long = "param", value_parser = pair, value_name = "KEY=VALUE")]
+        parameters: Vec<(String, String)>,
     },
     /// Show a group
     Get {
         /// Its handle.
+        #[arg(value_name = "GROUP")]
         id: String,
     },
     /// Delete a group with its snapshots
+    #[command(visible_alias = "rm")]
     Delete {
         /// Its handle.
+        #[arg(value_name = "GROUP")]
         id: String,
     },
 }
@@ -87,30 +98,40 @@ pub(super) async fn run(csi: &Csi, verb: Verb, secrets: BTreeMap<String, String>
     let mut controller = csi.controller.clone();
     Ok(match verb {
         Verb::Create { mut source, name, parameters } => {
-            super::names::complete(csi, &mut source).await?;
+            names::complete(csi, &mut source).await?;
             let parameters = map("--param", &parameters)?;
             let request = pb::CreateSnapshotRequest { source_volume_id: source, name, secrets, parameters };
             let answer = controller.create_snapshot(csi.request(request)).await?.into_inner();
             let snapshot = answer.snapshot.context("the driver answered without a snapshot")?;
             Some((output::json("Snapshot", &snapshot)?, SNAPSHOT))
         }
-        Verb::Delete { ids } => {
-            for snapshot_id in ids {
-                let request =
-                    pb::DeleteSnapshotRequest { snapshot_id: snapshot_id.clone(), secrets: secrets.clone() };
-                let answer = controller.delete_snapshot(csi.request(request)).await;
-                answer.with_context(|| format!("deleting {snapshot_id}"))?;
+        Verb::Delete { ids } => delete(csi, ids, &secrets).await?,
+        Verb::List { mut volume } => {
+            if !volume.is_empty() {
+                names::complete(csi, &mut volume).await?;
             }
-            None
+            Some((list(csi, &volume, &secrets).await?, SNAPSHOT))
         }
-        Verb::List { source } => Some((list(csi, &source, &secrets).await?, SNAPSHOT)),
-        Verb::Get { id } => {
+        Verb::Get { mut id } => {
+            names::complete_snapshot(csi, &mut id, &secrets).await?;
             let request = pb::GetSnapshotRequest { snapshot_id: id, secrets };
             let answer = controller.get_snapshot(csi.request(request)).await?.into_inner();
             let snapshot = answer.snapshot.context("the driver answered without a snapshot")?;
             Some((output::json("Snapshot", &snapshot)?, SNAPSHOT))
         }
     })
+}
+
+async fn delete(csi: &Csi, ids: Vec<String>, secrets: &BTreeMap<String, String>) -> Result<Shown> {
+    let mut missing = Vec::new();
+    for id in ids {
+        let snapshot_id = names::or_missing(names::snapshot(csi, &id, secrets).await?, id, &mut missing);
+        let request =
+            pb::DeleteSnapshotRequest { snapshot_id: snapshot_id.clone(), secrets: secrets.clone() };
+        let answer = csi.controller.clone().delete_snapshot(csi.request(request)).await;
+        answer.with_context(|| format!("deleting {snapshot_id}"))?;
+    }
+    names::tell_missing("snapshot", "`volumectl csi snapshot list`", &missing).map(|()| None)
 }
 
 async fn list(csi: &Csi, source: &str, secrets: &BTreeMap<String, String>) -> Result<Value> {
@@ -140,29 +161,31 @@ pub(super) async fn run_group(
 ) -> Result<Shown> {
     let mut group = csi.group.clone();
     let found = match verb {
-        GroupVerb::Create { name, mut volumes } => {
+        GroupVerb::Create { name, mut volumes, parameters } => {
             for volume in &mut volumes {
-                super::names::complete(csi, volume).await?;
+                names::complete(csi, volume).await?;
             }
             let request = pb::CreateVolumeGroupSnapshotRequest {
                 name,
                 source_volume_ids: volumes,
                 secrets,
-                parameters: BTreeMap::new(),
+                parameters: map("--param", &parameters)?,
             };
             group.create_volume_group_snapshot(csi.request(request)).await?.into_inner().group_snapshot
         }
         GroupVerb::Get { id } => get_group(csi, id, &secrets).await?,
         GroupVerb::Delete { id } => {
-            // The members are the driver's to check, so it is asked for them first; a group that is gone is deleted.
+            // The members are the driver's to check, so it is asked for them first.
             let found = match get_group(csi, id.clone(), &secrets).await {
                 Err(status) if status.code() == tonic::Code::NotFound => None,
                 other => other?,
             };
+            let missing: Vec<_> = found.is_none().then(|| id.clone()).into_iter().collect();
             let snapshot_ids = found.into_iter().flat_map(|g| g.snapshots).map(|s| s.snapshot_id).collect();
             let request =
                 pb::DeleteVolumeGroupSnapshotRequest { group_snapshot_id: id, snapshot_ids, secrets };
             group.delete_volume_group_snapshot(csi.request(request)).await?;
+            names::tell_missing("group", "`volumectl csi snapshot list -o wide`", &missing)?;
             return Ok(None);
         }
     };

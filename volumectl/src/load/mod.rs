@@ -39,7 +39,7 @@ pub struct LoadArgs {
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
     warmup: f64,
     /// The size of each volume.
-    #[arg(long, value_parser = size, default_value = "64Mi")]
+    #[arg(short, long, value_parser = size, default_value = "64Mi", value_name = "SIZE")]
     size: i64,
     #[command(flatten)]
     capability: CapabilityArgs,

@@ -25,6 +25,7 @@ pub struct LockArgs {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// List images that are locked or open: owner, node, volume, and whether the owner lives
+    #[command(visible_alias = "list")]
     Ls {
         /// Only this image: POOL/IMAGE or POOL/NAMESPACE/IMAGE
         #[arg(long, value_name = "IMAGE")]

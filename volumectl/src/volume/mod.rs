@@ -1,14 +1,13 @@
 //! `volumectl volume`: images as an administrator handles them.
 
-use std::collections::BTreeMap;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 use provisioners::ExitCode;
 use provisioners::rbd::Admin;
 use serde_json::{Value, json};
 
 use crate::ceph::CephArgs;
+use crate::csi::args::{map, pair};
 use crate::errors::{Usage, WAITING};
 use crate::output::{self, Column, Format, Show};
 use crate::progress;
@@ -25,22 +24,25 @@ pub struct VolumeArgs {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// List images, and which of them are volumes of the driver
+    #[command(visible_alias = "list")]
     Ls,
     /// Make a volume
     Create {
-        /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
+        /// The image's name: POOL/IMAGE or POOL/NAMESPACE/IMAGE
+        #[arg(value_name = "NAME")]
         image: String,
-        /// Such as 10G, 512Mi or 1T
-        #[arg(short, long, value_parser = size)]
+        /// Such as 10Gi or 1.5Ti; 10G is 10^10 bytes, as everywhere in Kubernetes
+        #[arg(short, long, value_parser = size, value_name = "SIZE")]
         size: u64,
-        /// A class parameter, such as imageFeatures=layering
-        #[arg(long = "parameter", value_name = "KEY=VALUE", value_parser = pair)]
+        /// A StorageClass parameter, such as imageFeatures=layering; can be given several times
+        #[arg(long = "param", value_name = "KEY=VALUE", value_parser = pair)]
         parameters: Vec<(String, String)>,
         /// For use as a raw block device
         #[arg(long)]
         block: bool,
     },
     /// Delete a volume; without --yes only says what would be deleted
+    #[command(visible_alias = "delete")]
     Rm {
         /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
         image: String,
@@ -49,14 +51,16 @@ enum Verb {
         yes: bool,
     },
     /// Make a volume larger, also while it is in use
+    #[command(visible_alias = "expand")]
     Resize {
         /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
         image: String,
-        /// The new size, such as 20G
-        #[arg(short, long, value_parser = size)]
+        /// The new size, such as 20Gi
+        #[arg(short, long, value_parser = size, value_name = "SIZE")]
         size: u64,
     },
     /// Show everything about an image
+    #[command(visible_alias = "get")]
     Info {
         /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
         image: String,
@@ -67,6 +71,7 @@ enum Verb {
         image: String,
     },
     /// Snapshots of a volume
+    #[command(visible_alias = "snapshot")]
     Snap {
         /// What to do.
         #[command(subcommand)]
@@ -77,23 +82,25 @@ enum Verb {
 #[derive(Debug, Subcommand)]
 enum Snap {
     /// List the snapshots of a volume
+    #[command(visible_alias = "list")]
     Ls {
         /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
         image: String,
     },
     /// Take a snapshot
     Create {
-        /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
-        image: String,
         /// Its name
         name: String,
+        /// Of what: POOL/IMAGE or POOL/NAMESPACE/IMAGE
+        image: String,
     },
     /// Delete a snapshot; without --yes only says what would be deleted
+    #[command(visible_alias = "delete")]
     Rm {
-        /// POOL/IMAGE or POOL/NAMESPACE/IMAGE
-        image: String,
         /// Its name
         name: String,
+        /// Of what: POOL/IMAGE or POOL/NAMESPACE/IMAGE
+        image: String,
         /// Do it
         #[arg(long)]
         yes: bool,
@@ -149,7 +156,7 @@ fn run(args: &VolumeArgs, format: Format) -> Result<ExitCode> {
             output::print(format, &serde_json::to_value(images)?, IMAGES)?;
         }
         Verb::Create { image, size, parameters, block } => {
-            let parameters: BTreeMap<_, _> = parameters.iter().cloned().collect();
+            let parameters = map("--param", parameters)?;
             let image = ceph.image(image);
             let volume = admin.create(&image, *size, parameters, *block)?;
             output::print(
@@ -208,6 +215,13 @@ fn snap(admin: &Admin, ceph: &CephArgs, verb: &Snap, format: Format) -> Result<E
         let name = snapshot.id.0.rsplit('/').next().unwrap_or_default();
         json!({"name": name, "size": snapshot.size, "created": snapshot.created.to_string(), "id": snapshot.id.0})
     };
+    if let Snap::Create { name, image } | Snap::Rm { name, image, .. } = verb
+        && name.contains('/')
+    {
+        let text =
+            format!("{name} cannot be a snapshot's name; write the name, then the image: {image} {name}");
+        return Err(Usage(text).into());
+    }
     match verb {
         Snap::Ls { image } => {
             let all: Value = admin.snapshots(&ceph.image(image))?.iter().map(shown).collect();
@@ -227,34 +241,23 @@ fn snap(admin: &Admin, ceph: &CephArgs, verb: &Snap, format: Format) -> Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-/// Sizes as people write them: `10G` means GiB to who knows `rbd`, and Kubernetes calls that `10Gi`, so one letter is
-/// taken as rbd(8) takes it.
+/// A size, of which there is some.
 fn size(text: &str) -> Result<u64, String> {
-    let binary = match text.strip_suffix(['K', 'M', 'G', 'T', 'P', 'k', 'm', 'g', 't', 'p']) {
-        Some(number) => format!("{number}{}i", text[number.len()..].to_uppercase()),
-        None => text.to_owned(),
-    };
-    match provisioners::parse_size(&binary) {
-        Ok(0) => Err("must be more than 0".into()),
-        Ok(bytes) => Ok(bytes),
-        Err(_) => Err("write such as 10G, 512Mi or 1073741824".into()),
+    match crate::csi::args::size(text)? {
+        0 => Err("must be more than 0".into()),
+        bytes => u64::try_from(bytes).map_err(|e| e.to_string()),
     }
-}
-
-fn pair(text: &str) -> Result<(String, String)> {
-    let (key, value) = text.split_once('=').context("write KEY=VALUE").map_err(|e| Usage(e.to_string()))?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// What `csi create --size` reads, too.
     #[test]
-    fn sizes_are_read_as_rbd_reads_them() {
-        assert_eq!(size("10G"), Ok(10 << 30));
-        assert_eq!(size("10g"), Ok(10 << 30));
-        assert_eq!(size("512Mi"), Ok(512 << 20));
+    fn sizes_are_read_as_kubernetes_reads_them() {
+        assert_eq!(size("10Gi"), Ok(10 << 30));
+        assert_eq!(size("10G"), Ok(10_000_000_000));
         assert_eq!(size("1073741824"), Ok(1 << 30));
         assert!(size("0").is_err() && size("ten").is_err() && size("-1G").is_err());
     }
