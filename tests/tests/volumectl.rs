@@ -65,12 +65,8 @@ async fn a_volume_by_hand() -> Result<()> {
     ensure!(nothing.status.code() == Some(1), "a delete of nothing: {:?}", nothing.status);
     let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
     ensure!(said.contains("there is no volume db") && said.contains("nothing was deleted"), "{said}");
-    ensure!(
-        bench
-            .json(&["csi", "snap", "ls", "--volume", "default:db"])?
-            .as_array()
-            .is_some_and(|s| s.len() == 1)
-    );
+    let left = bench.json(&["csi", "snap", "ls", "--volume", "default:db"])?;
+    ensure!(left.as_array().is_some_and(|all| all.len() == 1), "{left}");
     ensure!(
         bench.json(&["csi", "snapshot", "get", "before"])?["snapshotId"] == "default:before",
         "by its name"

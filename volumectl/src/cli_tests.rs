@@ -26,7 +26,12 @@ fn commands() -> Vec<(String, clap::Command)> {
 }
 
 fn value_name(arg: &Arg) -> String {
-    arg.get_value_names().unwrap_or_default().iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" ")
+    arg.get_value_names()
+        .unwrap_or_default()
+        .iter()
+        .map(clap::builder::Str::as_str)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn positionals(command: &clap::Command) -> Vec<String> {

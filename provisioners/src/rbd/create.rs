@@ -80,7 +80,7 @@ impl Store {
         self.intend(&site, plan)?;
         ctx.check()?;
         let draft = self.make_image(&site, plan, origin.as_ref(), capacity)?;
-        match ctx.check().and_then(|()| self.complete(ctx, &site, plan, &draft, origin, capacity)) {
+        match ctx.check().and_then(|()| self.complete(ctx, &site, plan, &draft, origin.as_ref(), capacity)) {
             Ok(Some(volume)) => Ok(volume),
             Ok(None) => {
                 self.drop_draft(&site, &draft);
@@ -292,12 +292,12 @@ impl Store {
         site: &Site,
         plan: &Plan,
         draft: &Draft,
-        origin: Option<Origin>,
+        origin: Option<&Origin>,
         capacity: u64,
     ) -> Result<Option<Volume>> {
         let id = &draft.id;
-        let depth = origin.as_ref().map_or(0, |origin| origin.depth);
-        let inherited = match &origin {
+        let depth = origin.map_or(0, |origin| origin.depth);
+        let inherited = match origin {
             None => Inherited::default(),
             Some(origin) => Self::inherit(site, plan, id, origin, capacity)?,
         };
