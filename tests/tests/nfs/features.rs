@@ -32,7 +32,8 @@ async fn directories_are_named_by_templates() -> Result<()> {
         ];
         for (i, (key, template, dir)) in templates.iter().enumerate() {
             let name = ["one", "two", "three", "four"][i];
-            let mut request = World::request(name, &[(key, template)]);
+            // A class with pathPattern archives, unless it says otherwise.
+            let mut request = World::request(name, &[(key, template), ("onDelete", "delete")]);
             claim(&mut request, "shop", &format!("data-{}", i + 1));
             request.parameters.insert("csi.volumectl.io/pvc/labels/tier".into(), "gold".into());
             let volume = w.create(request.clone()).await?;
