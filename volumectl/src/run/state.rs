@@ -83,9 +83,17 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// Notes of mounts under `dir`, which is there.
+    /// Notes of mounts under `dir`, which is there and locked: what a process that was killed was writing is removed.
     pub fn new(dir: &Path) -> Result<Self> {
         let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
+        let notes = dir.join(DIR);
+        let doing = || format!("reading {}", notes.display());
+        for entry in fs::read_dir(&notes).with_context(doing)? {
+            let path = entry.with_context(doing)?.path();
+            if path.extension().is_some_and(|it| it == "new") {
+                remove(&path)?;
+            }
+        }
         Ok(Self { dir })
     }
 
@@ -198,5 +206,38 @@ fn remove(file: &Path) -> Result<()> {
             Err(error).with_context(|| format!("removing {}", file.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_whole_or_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (notes, meta) = (dir.path().join(DIR), Meta::made("shop", "db".into()));
+        fs::create_dir(&notes).unwrap();
+        let bound = Bound { claim: "shop/db".into(), volume_id: "default:db".into(), ..Bound::default() };
+        Notes::new(dir.path()).unwrap().note(&meta, &bound).unwrap();
+        // As a process leaves it that was killed while it wrote.
+        let half = notes.join(format!("claim-{}.new", meta.uid()));
+        fs::write(&half, "{\"claim\": \"sh").unwrap();
+        let again = Notes::new(dir.path()).unwrap();
+        assert!(!half.exists());
+        assert_eq!(again.bound(&meta).unwrap().as_ref(), Some(&bound));
+        again.forget(&meta).unwrap();
+        assert_eq!(fs::read_dir(&notes).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_damaged_note_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(DIR)).unwrap();
+        let notes = Notes::new(dir.path()).unwrap();
+        let file = notes.dir.join(DIR).join("claim-x.json");
+        fs::write(&file, "{").unwrap();
+        let error = format!("{:#}", notes.all().unwrap_err());
+        assert!(error.contains(&file.display().to_string()) && error.contains("damaged"), "{error}");
     }
 }
