@@ -17,7 +17,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::client::{Fault, Outcome, Set, Special, Status, found};
+use super::client::{Fault, Outcome, Set, Special, Status};
 use super::draft::name_for;
 use super::identity::{complete, hex};
 use super::record::VolumeRecord;
@@ -30,6 +30,8 @@ use crate::{Error, Result};
 const TRIES: usize = 64;
 /// How many drafts that had the right to follow a record may be lost.
 const ROUNDS: u32 = 64;
+/// How often a record is read anew because it was replaced meanwhile.
+const READS: usize = 64;
 
 /// The right to follow one state of a record.
 struct Turn<'a> {
@@ -63,13 +65,23 @@ fn parts(name: &[u8]) -> Option<(&str, &str)> {
 
 /// A record's bytes as they are now.
 fn content(share: &Share, own: &Own, key: &str) -> Outcome<Option<Vec<u8>>> {
-    let read = || share.get(&own.volumes, &file_name(key));
-    let read = match read() {
-        // It was replaced while it was read.
-        Err(fault) if fault.is(Status::STALE) => read(),
-        other => other,
-    };
-    Ok(read?.map(|(_, content)| content))
+    let name = file_name(key);
+    for _ in 1..READS {
+        match share.get(&own.volumes, &name) {
+            // It was replaced while it was read.
+            Err(fault) if fault.is(Status::STALE) => {}
+            read => return Ok(read?.map(|(_, content)| content)),
+        }
+    }
+    Ok(share.get(&own.volumes, &name)?.map(|(_, content)| content))
+}
+
+/// What somebody may have removed meanwhile; [`None`] then.
+fn unless_gone<T>(outcome: Outcome<T>) -> Outcome<Option<T>> {
+    match outcome {
+        Err(fault) if fault.is(Status::STALE) || fault.is(Status::NO_ENTRY) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 impl Turn<'_> {
@@ -86,11 +98,9 @@ impl Turn<'_> {
     fn ask(&self, round: u32, draft: &[u8]) -> Outcome<Option<Vec<u8>>> {
         let (name, link) = (self.name(round), Special::Link(draft.into()));
         match self.share.ask(|s| s.make(&self.own.changes, &name, &link, &Set::default())) {
-            Ok(_) => Ok(Some(draft.to_vec())),
             Err(fault) if fault.is(Status::EXISTS) => holder(self.share, self.own, &name),
-            // Somebody has used and given it back before it could be looked at.
-            Err(fault) if fault.is(Status::NO_ENTRY) => Ok(None),
-            Err(fault) => Err(fault),
+            // Or somebody has used and given it back before it could be looked at.
+            other => Ok(unless_gone(other)?.map(|_| draft.to_vec())),
         }
     }
 
@@ -102,7 +112,7 @@ impl Turn<'_> {
             return Ok(Published::Late);
         }
         let name = file_name(self.key);
-        if found(self.share.rename(&self.own.tmp, draft, &self.own.volumes, &name))?.is_some() {
+        if unless_gone(self.share.rename(&self.own.tmp, draft, &self.own.volumes, &name))?.is_some() {
             return Ok(Published::Done);
         }
         Ok(if self.is_current()? { Published::Lost } else { Published::Late })
@@ -132,11 +142,10 @@ impl Turn<'_> {
 
 /// The draft that a right leads to.
 fn holder(share: &Share, own: &Own, name: &[u8]) -> Outcome<Option<Vec<u8>>> {
-    let Some(node) = share.look(&own.changes, name)? else { return Ok(None) };
-    let target = match share.ask(|s| s.readlink(&node.fh)) {
-        Err(fault) if fault.is(Status::STALE) || fault.is(Status::NO_ENTRY) => return Ok(None),
-        other => other?,
-    };
+    let link = unless_gone(share.ask(|s| s.lookup(&own.changes, name)))?;
+    let Some(link) = link else { return Ok(None) };
+    let target = unless_gone(share.ask(|s| s.readlink(&link.fh)))?;
+    let Some(target) = target else { return Ok(None) };
     // It is used as a name.
     if target.is_empty() || target.contains(&b'/') || target.starts_with(b".") {
         return Err(Fault::Status(Status::INVALID));

@@ -21,6 +21,11 @@ use crate::{Error, Result};
 pub(super) const OWN: &str = ".volumectl";
 /// The first pause before another try.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How often a call is made anew that the server could not carry out for a reason of its own. Ganesha answers so also
+/// where two clients rename and remove one name at the same moment.
+const FAULTS: u32 = 4;
+/// How often a directory is listed anew because it was changed meanwhile.
+const LISTINGS: usize = 16;
 
 /// The handles of the driver's own directories.
 #[derive(Debug, Clone)]
@@ -113,7 +118,7 @@ impl Share {
     /// Makes a call, again after passing troubles; it is over when the time of one call is. All calls here can be
     /// repeated: what they make has names that nobody else uses.
     pub(super) fn ask<T>(&self, mut call: impl FnMut(&mut dyn Session) -> Outcome<T>) -> Outcome<T> {
-        let (until, mut pause) = (Instant::now() + self.patience, PAUSE);
+        let (until, mut pause, mut faults) = (Instant::now() + self.patience, PAUSE, FAULTS);
         loop {
             let outcome = self.pool.session(until).and_then(|mut session| {
                 self.calls.fetch_add(1, Ordering::Relaxed);
@@ -129,8 +134,10 @@ impl Share {
                 }
                 outcome
             });
+            let again = |fault: &Fault| fault.is_passing() || (fault.is(Status::SERVER_FAULT) && faults > 0);
             match outcome {
-                Err(fault) if fault.is_passing() && Instant::now() + pause < until => {
+                Err(fault) if again(&fault) && Instant::now() + pause < until => {
+                    faults -= u32::from(fault.is(Status::SERVER_FAULT));
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(Duration::from_millis(500));
                 }
@@ -228,7 +235,12 @@ impl Share {
 
     /// Removes a file; one that does not exist is fine.
     pub(super) fn remove(&self, dir: &Fh, name: &[u8]) -> Outcome<()> {
-        found(self.ask(|s| s.remove(dir, name))).map(drop)
+        let remove = || found(self.ask(|s| s.remove(dir, name))).map(drop);
+        match remove() {
+            // It was replaced or removed between the server's own look and its removal.
+            Err(fault) if fault.is(Status::STALE) => remove(),
+            other => other,
+        }
     }
 
     /// Renames; a repeat after a lost answer finds the old name gone, so that is not told from success here.
@@ -249,17 +261,19 @@ impl Share {
 
     /// All entries of one of the driver's own directories.
     pub(super) fn entries(&self, dir: &Fh) -> Outcome<Vec<Entry>> {
-        let mut all = Vec::new();
-        let mut from = Some(Cursor::default());
+        let (mut all, mut from, mut anew) = (Vec::new(), Some(Cursor::default()), LISTINGS);
         while let Some(cursor) = from {
             match self.ask(|s| s.list(dir, cursor)) {
                 Ok(page) => {
                     all.extend(page.entries);
                     from = page.next;
                 }
-                // It was changed so much that the server cannot go on.
-                Err(fault) if fault.is(Status::BAD_COOKIE) => {
+                // It was changed so much that the server cannot go on, or an entry has gone meanwhile.
+                Err(fault)
+                    if [Status::BAD_COOKIE, Status::NO_ENTRY].iter().any(|s| fault.is(*s)) && anew > 0 =>
+                {
                     all.clear();
+                    anew -= 1;
                     from = Some(Cursor::default());
                 }
                 Err(fault) => return Err(fault),
