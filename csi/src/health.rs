@@ -60,26 +60,42 @@ impl Health {
         Seen(self.last.subscribe())
     }
 
-    /// The last answer if it is fresh; else the backend is asked again, once for all who want to know. One that is late
-    /// is asked no second time, and counts as it was known to be, after a while as unavailable.
-    pub async fn check<W>(&self, ask: impl FnOnce() -> W) -> Vec<Part>
+    /// The last answer if it is fresh; else the backend is asked again, once for all who want to know, and waited for a
+    /// moment. One that is late is asked no second time, and counts as it was known to be, after a while as unavailable.
+    /// [`None`]: it has not answered its first question yet.
+    pub async fn check<W>(&self, ask: impl FnOnce() -> W) -> Option<Vec<Part>>
+    where
+        W: Future<Output = Vec<Part>> + Send + 'static,
+    {
+        self.within(PATIENCE, ask).await
+    }
+
+    /// [`Health::check`], waiting for as long as the backend may take.
+    pub async fn wait<W>(&self, ask: impl FnOnce() -> W) -> Option<Vec<Part>>
+    where
+        W: Future<Output = Vec<Part>> + Send + 'static,
+    {
+        self.within(LONGEST + PATIENCE, ask).await
+    }
+
+    async fn within<W>(&self, patience: Duration, ask: impl FnOnce() -> W) -> Option<Vec<Part>>
     where
         W: Future<Output = Vec<Part>> + Send + 'static,
     {
         let mut answers = self.last.subscribe();
         let known = |age: Duration| self.last.borrow().clone().filter(|(at, _)| at.elapsed() < age);
         if let Some((_, parts)) = known(FRESH) {
-            return parts;
+            return Some(parts);
         }
         answers.mark_unchanged();
         if !self.asking.swap(true, Ordering::AcqRel) {
             self.ask(ask());
         }
-        let answered = tokio::time::timeout(PATIENCE, answers.changed()).await;
-        if let Some((_, parts)) = known(if answered.is_ok() { LONGEST } else { STALE }) {
-            return parts;
+        let answered = tokio::time::timeout(patience, answers.changed()).await;
+        match known(if answered.is_ok() { LONGEST } else { STALE }) {
+            Some((_, parts)) => Some(parts),
+            None => self.last.borrow().is_some().then(|| vec![late(patience)]),
         }
-        vec![late(PATIENCE)]
     }
 
     fn ask(&self, answer: impl Future<Output = Vec<Part>> + Send + 'static) {
@@ -131,7 +147,7 @@ mod tests {
                 asked.fetch_add(1, Ordering::SeqCst);
                 down()
             };
-            assert_eq!(health.check(ask).await[0].name, "a");
+            assert_eq!(health.check(ask).await.unwrap()[0].name, "a");
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
@@ -147,10 +163,29 @@ mod tests {
                 asked.fetch_add(1, Ordering::SeqCst);
                 std::future::pending().await
             };
-            let parts = health.check(ask).await;
+            let parts = health.check(ask).await.unwrap();
             assert!(begun.elapsed() <= PATIENCE + Duration::from_millis(10));
             assert!(parts[0].state.is_err());
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1, "a late backend is asked again and again");
+    }
+
+    /// Sidecars ask again while a driver is not ready, and end when Probe is an error.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_first_answer_is_neither_good_nor_bad() {
+        let health = Health::default();
+        let slow = || async {
+            tokio::time::sleep(PATIENCE * 2).await;
+            down()
+        };
+        assert!(health.check(slow).await.is_none());
+        assert!(health.check(slow).await.is_some_and(|parts| parts[0].name == "a"));
+        let health = Health::default();
+        assert!(health.wait(slow).await.is_some_and(|parts| parts[0].name == "a"));
+        let health = Health::default();
+        assert!(health.check(std::future::pending).await.is_none());
+        tokio::time::sleep(LONGEST).await;
+        let parts = health.check(std::future::pending).await.unwrap();
+        assert!(parts[0].state.is_err(), "{parts:?}");
     }
 }

@@ -65,7 +65,10 @@ async fn shown(pages: &Pages, wanted: impl Fn(&str) -> bool) -> (StatusCode, Str
         .collect();
     let (mut text, mut serves) = (String::new(), false);
     for (name, parts) in asked {
-        let parts = parts.await.unwrap_or_default();
+        let Some(parts) = parts.await.unwrap_or_default() else {
+            let _ = writeln!(text, "{name}: not ready: it has not answered yet");
+            continue;
+        };
         let problems: Vec<String> = parts.iter().filter_map(problem).collect();
         let good = identity::serves(&parts);
         serves |= good;
@@ -76,7 +79,7 @@ async fn shown(pages: &Pages, wanted: impl Fn(&str) -> bool) -> (StatusCode, Str
         };
         let _ = writeln!(text, "{name}: {state}");
         for problem in problems.iter().filter(|_| pages.private) {
-            let _ = writeln!(text, "{name}: {problem}");
+            let _ = writeln!(text, "{name}: {}", provisioners::plain(problem));
         }
     }
     if text.is_empty() {

@@ -1,6 +1,8 @@
 //! The Identity service.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 
 use csi_proto::v1 as pb;
 use pb::identity_server::Identity;
@@ -37,13 +39,13 @@ impl Identity for Service {
 
     async fn probe(&self, request: Request<pb::ProbeRequest>) -> Result<Response<pb::ProbeResponse>, Status> {
         let (metadata, _) = open(request);
-        let work = async {
-            self.probe_backend().await?;
-            Ok(pb::ProbeResponse { ready: Some(true) })
-        };
+        let work = async { Ok(pb::ProbeResponse { ready: Some(self.probe_backend().await?) }) };
         self.answer("Probe", &metadata, "", work).await
     }
 }
+
+/// A question to a backend.
+type Look = Pin<Box<dyn Future<Output = Vec<Part>> + Send>>;
 
 /// How many lines of what waits for an administrator are told; all are counted.
 const LINES: usize = 10;
@@ -65,26 +67,36 @@ fn manifest(provisioner: &dyn Provisioner) -> BTreeMap<String, String> {
 
 impl Service {
     /// How each part of what this process serves is: the backend's for a controller, the node's kernel and programs for
-    /// a node. A node does not ask the backend, so a thousand nodes do not load it.
-    pub async fn readiness(&self) -> Vec<Part> {
+    /// a node. A node does not ask the backend, so a thousand nodes do not load it. [`None`]: not known yet.
+    pub async fn readiness(&self) -> Option<Vec<Part>> {
+        self.health.check(self.look()).await
+    }
+
+    /// [`Service::readiness`], however long the backend takes.
+    pub async fn examined(&self) -> Option<Vec<Part>> {
+        self.health.wait(self.look()).await
+    }
+
+    fn look(&self) -> impl FnOnce() -> Look {
         let driver = self.0.clone();
-        let ask = || async move {
+        let look = async move {
+            let kind = driver.backend.provisioner.kind();
             if driver.mode.node()
-                && let Err(error) = driver.host.check()
+                && let Err(error) = driver.host.check(kind)
             {
                 return vec![Part { name: "this node".into(), state: Err(error) }];
             }
             if driver.mode.controller() { driver.backend.provisioner.parts().await } else { Vec::new() }
         };
-        self.health.check(ask).await
+        move || Box::pin(look)
     }
 
-    /// Whether this process can serve anything. If not, it is FAILED_PRECONDITION by the specification ("Probe Errors"),
-    /// whatever the cause.
-    pub async fn probe_backend(&self) -> Result<()> {
-        let parts = self.readiness().await;
+    /// Whether this process can serve anything; `false`: that is not known yet, as the specification has it of a plugin
+    /// that is starting. If it cannot, it is FAILED_PRECONDITION ("Probe Errors"), whatever the cause.
+    pub async fn probe_backend(&self) -> Result<bool> {
+        let Some(parts) = self.readiness().await else { return Ok(false) };
         if serves(&parts) {
-            return Ok(());
+            return Ok(true);
         }
         let problems: Vec<String> = parts.iter().filter_map(problem).collect();
         Err(Error::Refused(format!("not ready: {}", problems.join("; "))))

@@ -41,14 +41,14 @@ fn run() -> ExitCode {
     match start(&cli, config) {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", provisioners::plain(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
 }
 
 fn usage(problem: &str) -> ExitCode {
-    eprintln!("csi-driver: {problem}");
+    eprintln!("csi-driver: {}", provisioners::plain(problem));
     ExitCode::from(EX_USAGE)
 }
 
@@ -60,7 +60,12 @@ fn start(cli: &Cli, mut config: Config) -> Result<ExitCode> {
     }
     let metrics = Metrics::new();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), csi = csi_proto::SPEC_VERSION, mode = ?cli.mode, "starting");
-    let drivers = match registry::drivers(&config, cli.mode, &metrics) {
+    let built = if cli.check {
+        registry::idle_drivers(&config, cli.mode, &metrics)
+    } else {
+        registry::drivers(&config, cli.mode, &metrics)
+    };
+    let drivers = match built {
         Ok(drivers) => drivers,
         Err(problem) => return Ok(usage(&problem)),
     };
@@ -86,12 +91,13 @@ fn start(cli: &Cli, mut config: Config) -> Result<ExitCode> {
 async fn check(drivers: &[Service]) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for driver in drivers {
-        let problems: Vec<String> = driver.readiness().await.iter().filter_map(identity::problem).collect();
+        let parts = driver.examined().await.unwrap_or_default();
+        let problems: Vec<String> = parts.iter().filter_map(identity::problem).collect();
         if problems.is_empty() {
             println!("{}: ready", driver.name);
         }
         for problem in &problems {
-            println!("{}: not ready: {problem}", driver.name);
+            println!("{}: not ready: {}", driver.name, provisioners::plain(problem));
             code = ExitCode::FAILURE;
         }
         for line in driver.backend.provisioner.describe().await {

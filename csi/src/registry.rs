@@ -22,8 +22,33 @@ const QUESTION_LIMIT: Duration = Duration::from_secs(30);
 /// Threads for what the runtime itself does, such as looking up names.
 const NAMES: usize = 32;
 
-/// Builds every configured driver. A backend that refuses its configuration: the text names the backend and why.
+/// Builds every configured driver, clears up after its predecessor and begins what it does unasked. A backend that
+/// refuses its configuration: the text names the backend and why.
 pub fn drivers(config: &Config, mode: Mode, metrics: &Metrics) -> Result<Vec<Service>, String> {
+    build(config, Role { mode, works: true }, metrics)
+}
+
+/// The same for who only looks, perhaps beside a driver that works: nothing is begun, cleared up or made on this node.
+pub fn idle_drivers(config: &Config, mode: Mode, metrics: &Metrics) -> Result<Vec<Service>, String> {
+    build(config, Role { mode, works: false }, metrics)
+}
+
+/// What a process is for.
+#[derive(Clone, Copy)]
+struct Role {
+    mode: Mode,
+    /// It does what nobody asks it for: recovery and sweeps.
+    works: bool,
+}
+
+impl Role {
+    /// Whether it does the controller's work unasked.
+    fn sweeps(self) -> bool {
+        self.works && self.mode.controller()
+    }
+}
+
+fn build(config: &Config, role: Role, metrics: &Metrics) -> Result<Vec<Service>, String> {
     let host = Host::new(HostOptions {
         kubelet_dir: config.kubelet_dir.clone(),
         command_timeout: Duration::from_secs(config.command_timeout_seconds),
@@ -32,11 +57,18 @@ pub fn drivers(config: &Config, mode: Mode, metrics: &Metrics) -> Result<Vec<Ser
         qemu_storage_daemon: config.qemu_storage_daemon.clone(),
         helper: helper(config),
     });
-    if mode.node() {
+    let wrong = |i: usize, error: Error| format!("backends[{i}]: {error}");
+    for (i, entry) in config.backends.iter().enumerate() {
+        let suits = entry.roots.iter().try_for_each(|(name, root)| host.check_root(name, root));
+        suits.map_err(|error| wrong(i, error))?;
+        if role.mode.node() && entry.r#type == BackendType::Local {
+            host.check_loop_devices().map_err(|error| wrong(i, error))?;
+        }
+    }
+    if role.works && role.mode.node() {
         recover("the node", || host.recover());
     }
-    let build =
-        |(i, entry)| driver(config, entry, mode, &host, metrics).map_err(|e| format!("backends[{i}]: {e}"));
+    let build = |(i, entry)| driver(config, entry, role, &host, metrics).map_err(|error| wrong(i, error));
     config.backends.iter().enumerate().map(build).collect()
 }
 
@@ -56,12 +88,12 @@ fn helper(config: &Config) -> PathBuf {
 fn driver(
     config: &Config,
     entry: &BackendConfig,
-    mode: Mode,
+    role: Role,
     host: &Host,
     metrics: &Metrics,
 ) -> provisioners::Result<Service> {
     let limit = Duration::from_secs(config.operation_timeout_seconds);
-    let backend = backend(config, entry, mode, host)?;
+    let backend = backend(config, entry, role, host)?;
     let flights = Flights::new(config.max_concurrent_operations, limit);
     let questions = Flights::new(QUESTIONS, QUESTION_LIMIT.min(limit));
     metrics.watch(&entry.driver_name, flights.clone());
@@ -73,7 +105,7 @@ fn driver(
     Ok(Service(Arc::new(Driver {
         name: entry.driver_name.clone(),
         node_id: config.node_id.clone(),
-        mode,
+        mode: role.mode,
         backend,
         host: host.clone(),
         flights,
@@ -83,12 +115,13 @@ fn driver(
     })))
 }
 
-fn backend(config: &Config, entry: &BackendConfig, mode: Mode, host: &Host) -> provisioners::Result<Backend> {
+fn backend(config: &Config, entry: &BackendConfig, role: Role, host: &Host) -> provisioners::Result<Backend> {
+    let mode = role.mode;
     match entry.r#type {
         BackendType::Local => {
             let settings = local_config(config, entry)?;
             let backend = Arc::new(local::Local::new(settings, Arc::new(host.clone()))?);
-            if mode.controller() {
+            if role.sweeps() {
                 recover(&entry.driver_name, || backend.recover());
             }
             Ok(backend.backend())
@@ -97,14 +130,14 @@ fn backend(config: &Config, entry: &BackendConfig, mode: Mode, host: &Host) -> p
             let nodes = kubernetes::Later::new(config.kubeconfig.clone()).filter(|_| mode.controller());
             let nodes = nodes.map(|nodes| Arc::new(nodes) as Arc<dyn Nodes>);
             let backend = Arc::new(rbd::Rbd::new(rbd_config(config, entry, mode)?, nodes)?);
-            if mode.controller() {
+            if role.sweeps() {
                 backend.sweep_in_background();
             }
             Ok(backend.backend())
         }
         BackendType::Nfs => {
             let backend = Arc::new(nfs::Nfs::new(nfs_config(config, entry)?, Some(host.nfs_sessions()))?);
-            if mode.controller() {
+            if role.sweeps() {
                 backend.sweep_in_background();
             }
             Ok(backend.backend())
@@ -268,5 +301,6 @@ pub fn examples() -> Vec<Backend> {
         return Vec::new();
     };
     let host = Host::new(HostOptions::default());
-    config.backends.iter().filter_map(|entry| backend(&config, entry, Mode::Node, &host).ok()).collect()
+    let role = Role { mode: Mode::Node, works: false };
+    config.backends.iter().filter_map(|entry| backend(&config, entry, role, &host).ok()).collect()
 }

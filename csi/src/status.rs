@@ -5,7 +5,7 @@ use tonic::{Code, Status};
 
 /// The gRPC answer for an error.
 pub fn status(error: &Error) -> Status {
-    Status::new(code(error), error.to_string())
+    Status::new(code(error), provisioners::plain(&error.to_string()))
 }
 
 /// The gRPC code for an error.
@@ -54,6 +54,16 @@ pub fn code_name(code: Code) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_systems_words_are_told_without_rusts() {
+        let error = Error::io("opening /x", std::io::Error::from_raw_os_error(2));
+        assert_eq!(status(&error).message(), "opening /x: No such file or directory");
+        for whole in ["a (os error", "a (os error x)", "(os error 5)", "a (os error )"] {
+            assert_eq!(provisioners::plain(whole), whole);
+        }
+        assert_eq!(provisioners::plain("a (os error 5): b (os error 110)"), "a: b");
+    }
 
     #[test]
     fn the_text_reaches_the_caller_with_the_code() {

@@ -84,7 +84,8 @@ impl Call {
         let (id, backend, method, volume) = (&self.id, &self.backend, self.method, &self.subject);
         let duration_ms = self.millis();
         let cause = error.label();
-        tracing::warn!(request_id = %id, %backend, method, %volume, duration_ms, code, cause, %error, "failed");
+        let error = provisioners::plain(&error.to_string());
+        tracing::warn!(request_id = %id, %backend, method, %volume, duration_ms, code, cause, error, "failed");
     }
 }
 

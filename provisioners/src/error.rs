@@ -146,6 +146,24 @@ impl Error {
     }
 }
 
+/// A text without what Rust adds to the system's words: ` (os error 2)`.
+pub fn plain(text: &str) -> String {
+    const ADDED: &str = " (os error ";
+    let (mut plain, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((before, after)) = rest.split_once(ADDED) {
+        let number = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        plain.push_str(before);
+        rest = match after[number..].strip_prefix(')') {
+            Some(tail) if number > 0 => tail,
+            _ => {
+                plain.push_str(ADDED);
+                after
+            }
+        };
+    }
+    plain + rest
+}
+
 /// A duration as people read it: `0.4 s`, `95 s`.
 fn seconds(age: Duration) -> String {
     if age < Duration::from_secs(10) {

@@ -35,7 +35,7 @@ pub use access::{
 pub use backend::{Backend, Feature};
 pub use blocking::THREADS;
 pub use context::{Ctx, Observer};
-pub use error::{Error, Result};
+pub use error::{Error, Result, plain};
 pub use exit::ExitCode;
 pub use identity::Identity;
 pub use naming::{NameTemplate, key_for};

@@ -1,6 +1,7 @@
 //! Asking the parts of a backend that can fail one by one how they are: beside each other, each by one thread at a time,
 //! so that one that hangs keeps neither the others waiting nor more than a thread.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,8 +48,7 @@ impl Asked {
         let work = move || {
             let done = Done(it);
             let answer = ask();
-            *done.0.last() = Some((Instant::now(), answer.clone()));
-            drop(done);
+            done.note(&answer);
             tell(answer);
         };
         if let Err(error) = std::thread::Builder::new().name("part".into()).spawn(work) {
@@ -74,6 +74,13 @@ impl Asked {
 /// Ends a question, however the thread ends.
 struct Done(Asked);
 
+impl Done {
+    /// Who is told the answer may ask the next question.
+    fn note(self, answer: &Result<()>) {
+        *self.0.last() = Some((Instant::now(), answer.clone()));
+    }
+}
+
 impl Drop for Done {
     fn drop(&mut self) {
         self.0.0.busy.store(false, Ordering::Release);
@@ -93,17 +100,56 @@ pub(crate) fn ask_all(questions: Vec<Question>) -> Vec<Part> {
     }
     drop(send);
     while parts.iter().any(|(.., answer)| answer.is_none()) {
-        let well = parts.iter().any(|(.., answer)| matches!(answer, Some(Ok(()))));
         let left = PATIENCE.saturating_sub(begun.elapsed());
-        let next = if well { answers.recv_timeout(left).ok() } else { answers.recv().ok() };
+        let next = if is_well(&parts) { answers.recv_timeout(left).ok() } else { answers.recv().ok() };
         let Some((at, answer)) = next else { break };
         parts[at].2 = Some(answer);
     }
-    let part = |(name, asked, answer): (String, Asked, Option<Result<()>>)| Part {
-        name,
-        state: answer.unwrap_or_else(|| asked.known()),
-    };
     parts.into_iter().map(part).collect()
+}
+
+/// [`ask_all`] for questions that are futures.
+pub(crate) async fn ask_beside<F>(questions: Vec<(String, Asked, F)>) -> Vec<Part>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let (send, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    let late = Instant::now() + PATIENCE;
+    let mut parts = Vec::new();
+    for (at, (name, asked, ask)) in questions.into_iter().enumerate() {
+        let (send, it) = (send.clone(), asked.clone());
+        if !asked.0.busy.swap(true, Ordering::AcqRel) {
+            tokio::spawn(async move {
+                let done = Done(it);
+                let answer = ask.await;
+                done.note(&answer);
+                let _ = send.send((at, answer));
+            });
+        }
+        parts.push((name, asked, None));
+    }
+    drop(send);
+    while parts.iter().any(|(.., answer)| answer.is_none()) {
+        let next = if is_well(&parts) {
+            tokio::time::timeout_at(late.into(), answers.recv()).await.ok().flatten()
+        } else {
+            answers.recv().await
+        };
+        let Some((at, answer)) = next else { break };
+        parts[at].2 = Some(answer);
+    }
+    parts.into_iter().map(part).collect()
+}
+
+/// A part that is asked: its name, what is known of it, and its answer.
+type Waited = (String, Asked, Option<Result<()>>);
+
+fn is_well(parts: &[Waited]) -> bool {
+    parts.iter().any(|(.., answer)| matches!(answer, Some(Ok(()))))
+}
+
+fn part((name, asked, answer): Waited) -> Part {
+    Part { name, state: answer.unwrap_or_else(|| asked.known()) }
 }
 
 /// Whether anything can be served: the first error if not.
@@ -114,6 +160,8 @@ pub(crate) fn any(parts: Vec<Part>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+
     use super::*;
 
     fn question(name: &str, asked: &Asked, ask: impl FnOnce() -> Result<()> + Send + 'static) -> Question {
@@ -154,6 +202,34 @@ mod tests {
             std::thread::sleep(Duration::from_millis(1));
         }
         let parts = ask_all(vec![question("hung", &hung, || Ok(()))]);
+        assert!(parts[0].state.is_ok(), "{parts:?}");
+    }
+
+    /// The same of questions that are futures.
+    #[tokio::test]
+    async fn one_dead_cloud_keeps_no_other_waiting() {
+        let (good, dead) = (Asked::default(), Asked::default());
+        let asked = Arc::new(AtomicBool::new(false));
+        for _ in 0..2 {
+            let (begun, once) = (Instant::now(), asked.clone());
+            let well: Pin<Box<dyn Future<Output = Result<()>> + Send>> = Box::pin(async { Ok(()) });
+            let hangs = Box::pin(async move {
+                assert!(!once.swap(true, Ordering::AcqRel), "asked twice");
+                std::future::pending().await
+            });
+            let parts = ask_beside(vec![
+                ("dead".into(), dead.clone(), hangs as _),
+                ("good".into(), good.clone(), well),
+            ])
+            .await;
+            assert!(begun.elapsed() < PATIENCE * 3, "{:?}", begun.elapsed());
+            assert!(parts[0].state.is_err() && parts[1].state.is_ok(), "{parts:?}");
+        }
+        let late = async {
+            tokio::time::sleep(PATIENCE + Duration::from_millis(300)).await;
+            Ok(())
+        };
+        let parts = ask_beside(vec![("late".into(), Asked::default(), late)]).await;
         assert!(parts[0].state.is_ok(), "{parts:?}");
     }
 

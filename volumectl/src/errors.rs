@@ -41,7 +41,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         Some(status) => with_status(error, status),
         None => format!("{error:#}"),
     };
-    anstream::eprintln!("{} {text}", "error:".red().bold());
+    anstream::eprintln!("{} {}", "error:".red().bold(), provisioners::plain(&text));
     if let Some(hint) = status.and_then(hint) {
         anstream::eprintln!("{} {hint}", "hint:".bold());
     }

@@ -23,6 +23,7 @@ mod paths;
 mod probe;
 mod publish;
 mod rbd;
+mod ready;
 mod recover;
 mod replay;
 mod reserve;
@@ -145,20 +146,6 @@ impl Host {
             state: options.state_dir,
             volume_roots: options.volume_roots,
         }
-    }
-
-    /// What the node role cannot do without.
-    pub fn check(&self) -> Result<()> {
-        let control = Path::new("/dev/loop-control");
-        if !control.exists() {
-            return Err(Error::Refused(format!(
-                "{} is not there; load the kernel module loop",
-                control.display()
-            )));
-        }
-        ["mkfs.ext4", "e2fsck", "resize2fs", "blockdev", "sh"]
-            .into_iter()
-            .try_for_each(|program| self.tools.path(program).map(drop))
     }
 
     /// Whether the data path of volumes with `mounter: fuse` goes on when this driver's container is stopped; else why

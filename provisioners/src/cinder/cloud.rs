@@ -14,6 +14,7 @@ use super::config::CinderCloud;
 use super::errors::{Fault, message};
 use super::session::{Connected, Place, Raw};
 use super::watch::Watch;
+use crate::parts::Asked;
 use crate::{Error, Result};
 
 /// How long a request is repeated.
@@ -95,6 +96,8 @@ pub(super) struct Cloud {
     pub(super) backups: Watch<CinderBackup>,
     /// What was found of the zones when they were last compared.
     pub(super) zones: Mutex<Option<String>>,
+    /// Whether it answers, when it was asked that.
+    pub(super) asked: Asked,
 }
 
 impl Cloud {
@@ -106,6 +109,7 @@ impl Cloud {
             connected: tokio::sync::Mutex::default(),
             place: OnceLock::new(),
             skew: AtomicI64::new(0),
+            asked: Asked::default(),
             counts: Counts::default(),
             volumes: Watch::default(),
             snapshots: Watch::default(),

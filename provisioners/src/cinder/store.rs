@@ -15,6 +15,7 @@ use super::record::{CLUSTER, NAME, VolumeRecord, from_metadata};
 use super::room::Attaching;
 use super::status::advice;
 use crate::parameters::Once;
+use crate::parts::ask_beside;
 use crate::{Condition, Error, Identity, NodeId, Part, Result, StringMap, Volume, VolumeId};
 
 /// The backend's state.
@@ -58,16 +59,10 @@ impl Store {
         // A node has no credentials, and a Probe must not ask the cloud from every node.
         let asked = self.clouds.iter().filter(|_| self.config.controller).map(|cloud| {
             let (store, cloud) = (self.clone(), cloud.clone());
-            let name = format!("cloud {}", cloud.spec.name);
-            (name, tokio::spawn(async move { store.check(&cloud).await }))
+            let (name, known) = (format!("cloud {}", cloud.spec.name), cloud.asked.clone());
+            (name, known, async move { store.check(&cloud).await })
         });
-        let asked: Vec<_> = asked.collect();
-        let mut parts = Vec::new();
-        for (name, task) in asked {
-            let state = task.await.unwrap_or_else(|e| Err(Error::Internal(e.to_string())));
-            parts.push(Part { name, state });
-        }
-        parts
+        ask_beside(asked.collect()).await
     }
 
     async fn check(&self, cloud: &Cloud) -> Result<()> {

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
+use crate::parts::{any, ask_beside};
 use crate::{
     Backend, Capability, Creation, Ctx, Error, Identity, NodeId, NodeState, Nodes, ParameterDoc, Part,
     Provisioner, Result, Secrets, StringMap, Volume, VolumeId, VolumeSpec,
@@ -222,8 +223,7 @@ impl Provisioner for Rbd {
     }
 
     async fn check(&self) -> Result<()> {
-        let mut states: Vec<_> = self.parts().await.into_iter().map(|part| part.state).collect();
-        if states.iter().any(Result::is_ok) { Ok(()) } else { states.swap_remove(0) }
+        any(self.parts().await)
     }
 
     async fn parts(&self) -> Vec<Part> {
@@ -231,20 +231,14 @@ impl Provisioner for Rbd {
         if clusters.is_empty() {
             return vec![Part { name: String::new(), state: self.ask(|store| store.check(None)).await }];
         }
-        let asked = clusters.into_iter().map(|id| {
-            let (store, calls, cluster) = (self.store.clone(), self.calls.clone(), id.clone());
-            let look = async move {
-                run(&store, &calls, &Ctx::new(), move |store, _| store.check(Some(&cluster))).await
-            };
-            (id, tokio::spawn(look))
+        let asked = clusters.into_iter().map(|(id, known)| {
+            let (store, calls) = (self.store.clone(), self.calls.clone());
+            let name = format!("cluster {id}");
+            let look =
+                async move { run(&store, &calls, &Ctx::new(), move |store, _| store.check(Some(&id))).await };
+            (name, known, look)
         });
-        let asked: Vec<_> = asked.collect();
-        let mut parts = Vec::new();
-        for (id, task) in asked {
-            let state = task.await.unwrap_or_else(|e| Err(Error::Internal(e.to_string())));
-            parts.push(Part { name: format!("cluster {id}"), state });
-        }
-        parts
+        ask_beside(asked.collect()).await
     }
 
     fn identity(&self, handle: &str) -> Identity {

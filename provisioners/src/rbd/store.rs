@@ -13,6 +13,7 @@ use super::session::{Session, Sessions};
 use super::site::{Header, Site};
 use super::tasks::Tasks;
 use crate::parameters::Once;
+use crate::parts::Asked;
 use crate::{Condition, Ctx, Error, Identity, NodeId, Result, Secrets, StringMap, Volume, VolumeId};
 
 /// How long what a monitor said of a pool holds.
@@ -49,6 +50,8 @@ pub(super) struct Store {
     pools: Mutex<BTreeMap<String, (Instant, Pools)>>,
     /// What was said of parameters that have no effect.
     pub(super) told: Once,
+    /// Whether each cluster answers, when it was asked that.
+    asked: BTreeMap<String, Asked>,
 }
 
 impl Store {
@@ -61,6 +64,7 @@ impl Store {
             trouble: Mutex::default(),
             pools: Mutex::default(),
             told: Once::default(),
+            asked: config.clusters.iter().map(|it| (it.id.clone(), Asked::default())).collect(),
             first_ids: config.first_ids(),
             config,
         })
@@ -76,9 +80,10 @@ impl Store {
     }
 
     /// The clusters whose user is known, if they are to be asked: a node asks none.
-    pub(super) fn asked_clusters(&self) -> Vec<String> {
+    pub(super) fn asked_clusters(&self) -> Vec<(String, Asked)> {
         let known = self.sessions.clusters().filter(|cluster| self.sessions.is_known(cluster));
-        known.filter(|_| self.config.controller).map(|cluster| cluster.id.clone()).collect()
+        let asked = |id: &String| (id.clone(), self.asked.get(id).cloned().unwrap_or_default());
+        known.filter(|_| self.config.controller).map(|cluster| asked(&cluster.id)).collect()
     }
 
     /// Whether a cluster answers; `None`: whether the libraries are there.

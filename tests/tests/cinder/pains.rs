@@ -316,7 +316,7 @@ async fn o10_a_nodes_probe_is_local() -> Result<()> {
     let metrics = csi_driver::metrics::Metrics::new();
     let drivers = csi_driver::registry::drivers(&config, csi_driver::cli::Mode::Node, &metrics)
         .map_err(|e| anyhow::anyhow!(e))?;
-    drivers[0].probe_backend().await.map_err(|e| anyhow::anyhow!("{e}"))?;
+    ensure!(drivers[0].probe_backend().await.map_err(|e| anyhow::anyhow!("{e}"))?, "not ready");
     w.end().await
 }
 
