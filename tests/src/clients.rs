@@ -47,11 +47,11 @@ impl Clients {
         loop {
             let clients = Self::lazy(socket)?;
             match clients.identity.clone().probe(pb::ProbeRequest {}).await {
-                Ok(_) => return Ok(clients),
-                Err(status) if begun.elapsed() > patience => {
-                    anyhow::bail!("{} is not ready: {status}", socket.display())
+                Ok(answer) if answer.get_ref().ready == Some(true) => return Ok(clients),
+                other if begun.elapsed() > patience => {
+                    anyhow::bail!("{} is not ready: {other:?}", socket.display())
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         }
     }

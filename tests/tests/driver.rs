@@ -76,6 +76,17 @@ fn check_says_whether_each_backend_is_ready() -> Result<()> {
     let file = config(&scratch, &local_config(scratch.path(), ""))?;
     let good = driver(&["--config", &file, "--mode", "controller", "--check"])?;
     ensure!(good.status.success(), "{}", String::from_utf8_lossy(&good.stdout));
+    ensure!(!scratch.path().join("volumes").exists(), "something was made");
+    // What a driver that starts clears up: this one only looks.
+    let left = scratch.path().join("volumes/.volumectl");
+    for dir in ["index", "tmp", "trash/left", "snapshots", "groups"] {
+        fs::create_dir_all(left.join(dir))?;
+    }
+    for mode in ["controller", "all"] {
+        let looked = driver(&["--config", &file, "--mode", mode, "--check"])?;
+        ensure!(looked.status.success(), "{}", String::from_utf8_lossy(&looked.stdout));
+        ensure!(left.join("trash/left").exists(), "--check has cleared up");
+    }
     let blocked = scratch.path().join("in-the-way");
     fs::write(&blocked, "a file")?;
     let text = local_config(scratch.path(), "").replace("/volumes}", "/in-the-way}");

@@ -77,6 +77,22 @@ impl Root {
         self.hold()
     }
 
+    /// The directory whose file system the root is in, or will be in when it is made.
+    pub(super) fn look(&self) -> Result<&Path> {
+        if self.exists() {
+            return self.hold().map(|()| &*self.path);
+        }
+        for path in self.path.ancestors() {
+            match fs::metadata(path) {
+                Ok(meta) if meta.is_dir() => return Ok(path),
+                Ok(_) => return Err(failed("creating root", path, io::ErrorKind::NotADirectory.into())),
+                Err(e) if is_absent(&e) => {}
+                Err(e) => return Err(failed("looking at", path, e)),
+            }
+        }
+        Err(failed("looking at", &self.path, io::ErrorKind::NotFound.into()))
+    }
+
     fn hold(&self) -> Result<()> {
         if self.lock.get().is_none() {
             let path = self.own("tmp");

@@ -230,14 +230,14 @@ impl Store {
         }
     }
 
-    /// Whether each root can be used: it is there (made when missing), and not read-only.
+    /// Whether each root can be used: it is there or can be made, and not read-only. Nothing is made for that.
     pub(super) fn parts(&self) -> Vec<Part> {
         let question = |root: &Arc<Root>| {
             let root = root.clone();
             Question {
                 name: format!("root {}", root.name),
                 asked: root.asked.clone(),
-                ask: Box::new(move || root.ensure().and_then(|()| check_writable(&root.path))),
+                ask: Box::new(move || check_writable(root.look()?)),
             }
         };
         ask_all(self.roots.iter().map(question).collect())

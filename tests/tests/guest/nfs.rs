@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::contract::Subject;
+use e2e::drivers::InProcess;
 use e2e::nfs::Nfs;
 use e2e::requests as ask;
 use e2e::scratch::Scratch;
@@ -366,4 +367,36 @@ mod kernel_server {
     }
 
     e2e::contract_suite!(setup);
+}
+
+/// Local volumes on a share could neither be locked nor outlive a crash: the driver does not start, also if the root is
+/// behind a symbolic link.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_root_on_a_share_is_refused() -> Result<()> {
+    if !Nfs::possible("a_local_root_on_a_share_is_refused") {
+        return Ok(());
+    }
+    let server = Nfs::start("3,4", &[])?;
+    let s = on(&server, "root", "4.1").await?;
+    let id = s.create("root").await?.volume_id;
+    let used = s.mount(&id, "root").await?;
+    let dir = s.path("local")?;
+    std::fs::create_dir_all(&dir)?;
+    std::os::unix::fs::symlink(&used.target, dir.join("link"))?;
+    for root in [used.target.join("volumes"), dir.join("link/volumes")] {
+        let config = format!(
+            "nodeId: n\nbackends:\n  - type: local\n    roots: {{bad: {:?}}}\n",
+            root.display().to_string()
+        );
+        let refused = InProcess::start(&config).await.err().context("it starts")?.to_string();
+        ensure!(
+            refused.contains("roots[\"bad\"]")
+                && refused.contains("another machine")
+                && refused.contains("nfs4"),
+            "{refused}"
+        );
+        ensure!(!root.exists(), "it was made");
+    }
+    s.unmount(&used).await?;
+    s.delete(&[&id]).await
 }

@@ -54,7 +54,8 @@ impl Driver {
                 bail!("csi-driver ended at once ({status}): {}", self.log_tail());
             }
             if let Ok(csi) = self.connect().await
-                && csi.identity.clone().probe(csi.request(pb::ProbeRequest {})).await.is_ok()
+                && let Ok(answer) = csi.identity.clone().probe(csi.request(pb::ProbeRequest {})).await
+                && answer.get_ref().ready.unwrap_or(true)
             {
                 return Ok(());
             }
