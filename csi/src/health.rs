@@ -175,7 +175,7 @@ mod tests {
     async fn a_slow_first_answer_is_neither_good_nor_bad() {
         let health = Health::default();
         let slow = || async {
-            tokio::time::sleep(PATIENCE * 2).await;
+            tokio::time::sleep(PATIENCE * 3 / 2).await;
             down()
         };
         assert!(health.check(slow).await.is_none());

@@ -60,6 +60,7 @@ mod params;
 mod place;
 mod plan;
 mod pool;
+mod readback;
 #[cfg(test)]
 pub(crate) mod reading;
 mod record;
@@ -83,6 +84,7 @@ pub use bare::Bare;
 pub use client::Version;
 pub use config::{NfsClient, NfsConfig, NfsShare};
 pub use params::OnDelete;
+pub use readback::{READ_BACK, read_back};
 pub use remote::serve;
 
 use plan::Plan;

@@ -167,6 +167,10 @@ impl Share {
             retained: self.ensure(&dir, b"retained")?,
             root,
         };
+        // Where nodes have the share's content on their own disks, there is no protocol to agree on.
+        if self.spec.local.is_none() {
+            super::readback::ensure(self, &dir, &own);
+        }
         *lock(&self.own) = Some(own.clone());
         self.take_for_known();
         Ok(own)

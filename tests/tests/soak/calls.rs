@@ -12,6 +12,8 @@ use tonic::{Code, Response, Status};
 use crate::report::Report;
 use crate::world::World;
 
+/// By when the driver is asked to answer, done or not, as kubelet and the sidecars do.
+pub const ANSWER: Duration = Duration::from_secs(100);
 /// No answer may take longer than this, whatever the servers do.
 const DEADLINE: Duration = Duration::from_secs(120);
 /// How long a call is repeated.

@@ -24,7 +24,8 @@ macro_rules! call {
     ($caller:ident, $name:literal, $service:ident.$method:ident($request:ident)) => {
         $caller
             .call($name, |c| {
-                let (mut service, request) = (c.$service, $request.clone());
+                let (mut service, mut request) = (c.$service, tonic::Request::new($request.clone()));
+                request.set_timeout($crate::calls::ANSWER);
                 async move { service.$method(request).await }
             })
             .await

@@ -15,6 +15,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use serde::{Deserialize, Serialize};
 
 use super::super::{mounts, options, ownership};
+use super::readback;
 
 /// What a helper is asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -64,6 +65,8 @@ pub struct Numbers {
     pub available: u64,
     pub files: u64,
     pub files_free: u64,
+    /// What the administrator should know of a mount.
+    pub note: Option<String>,
 }
 
 /// Why a task failed.
@@ -73,8 +76,8 @@ pub enum Trouble {
     Errno(i32),
     /// It did not end in this time and was killed.
     Slow(Duration),
-    /// The kernel does not take a mount option.
-    Option(String),
+    /// It cannot be done as it was asked; what to change.
+    Refused(String),
     /// Something else.
     Text(String),
 }
@@ -84,7 +87,7 @@ impl fmt::Display for Trouble {
         match self {
             Self::Errno(number) => write!(f, "{}", Errno::from_raw_os_error(*number)),
             Self::Slow(limit) => write!(f, "not done in {} s", limit.as_secs()),
-            Self::Option(text) | Self::Text(text) => f.write_str(text),
+            Self::Refused(text) | Self::Text(text) => f.write_str(text),
         }
     }
 }
@@ -124,6 +127,7 @@ fn session(share: &str) -> i32 {
     let root = Path::new("/tmp");
     let mounted = serde_json::from_str(share).map_err(|e| e.to_string()).and_then(|task| match task {
         Task::Mount { server, share, options, .. } => mount(&server, &share, root, &options)
+            .map(drop)
             .map_err(|trouble| format!("mounting {server}:{share}: {trouble}")),
         Task::Bind { base, .. } => {
             bind(&base, "", root, false).map_err(|trouble| format!("binding {}: {trouble}", base.display()))
@@ -136,7 +140,10 @@ fn session(share: &str) -> i32 {
 
 fn act(task: Task) -> Result<Numbers, Trouble> {
     match task {
-        Task::Mount { server, share, target, options } => mount(&server, &share, &target, &options)?,
+        Task::Mount { server, share, target, options } => {
+            let note = mount(&server, &share, &target, &options)?;
+            return Ok(Numbers { note, ..Numbers::default() });
+        }
         Task::Bind { base, dir, target, read_only } => bind(&base, &dir, &target, read_only)?,
         Task::Unmount { path, how } => {
             let flags = match how {
@@ -168,6 +175,7 @@ fn look(path: &Path) -> Result<Numbers, Trouble> {
         available: fs.f_bavail * fs.f_frsize,
         files: fs.f_files,
         files_free: fs.f_ffree,
+        note: None,
     })
 }
 
@@ -188,30 +196,27 @@ fn bind(base: &Path, dir: &str, target: &Path, read_only: bool) -> Result<(), Tr
 }
 
 /// Mounts a share as mount.nfs(8) does: all addresses of the server, and, where the options do not say, the versions of
-/// the protocol from the newest.
-fn mount(server: &str, share: &str, target: &Path, options: &[String]) -> Result<(), Trouble> {
+/// the protocol from the newest. A word on those that could not be used although they are spoken.
+fn mount(server: &str, share: &str, target: &Path, options: &[String]) -> Result<Option<String>, Trouble> {
     let (flags, data) = options::parse(options).map_err(|e| Trouble::Text(e.to_string()))?;
     let plain = server.trim_start_matches('[').trim_end_matches(']');
     let source = if plain.contains(':') { format!("[{plain}]:{share}") } else { format!("{server}:{share}") };
     let addresses: Vec<IpAddr> = (plain, 0).to_socket_addrs()?.map(|address| address.ip()).collect();
     let given = data.iter().any(|option| option.starts_with("vers=") || option.starts_with("nfsvers="));
     let versions: &[Option<&str>] = if given { &[None] } else { &[Some("4.2"), Some("4.1"), Some("3")] };
-    let mut last = Trouble::Text(format!("{server} has no address"));
-    for version in versions {
+    let mount = |version: Option<&str>| {
+        let mut last = Trouble::Text(format!("{server} has no address"));
         for address in &addresses {
-            match mount_one(&source, target, flags, &data, *address, *version) {
+            match mount_one(&source, target, flags, &data, *address, version) {
                 Ok(()) => return Ok(()),
                 Err(errno) => last = errno.into(),
             }
         }
-        // Only what says that the version is not spoken is a reason to try another.
-        let other = [Errno::PROTONOSUPPORT, Errno::OPNOTSUPP, Errno::CONNREFUSED, Errno::NOENT];
-        if !matches!(last, Trouble::Errno(number) if other.iter().any(|errno| errno.raw_os_error() == number))
-        {
-            break;
-        }
-    }
-    Err(explained(last, &data))
+        Err(last)
+    };
+    let unmount = || Ok(rustix::mount::unmount(target, UnmountFlags::NOFOLLOW)?);
+    let mounted = readback::first_that_reads(versions, mount, || readback::reads(target), unmount);
+    mounted.map_err(|trouble| explained(trouble, &data))
 }
 
 /// What a refused mount may be about, beside the server.
@@ -219,7 +224,7 @@ fn explained(trouble: Trouble, data: &[String]) -> Trouble {
     let has = |options: &[&str]| data.iter().any(|option| options.contains(&option.as_str()));
     let is = |errno: Errno| matches!(trouble, Trouble::Errno(number) if number == errno.raw_os_error());
     if is(Errno::INVAL) {
-        return options::refused("nfs", data).map_or(trouble, Trouble::Option);
+        return options::refused("nfs", data).map_or(trouble, Trouble::Refused);
     }
     if is(Errno::CONNREFUSED) && has(&["vers=3", "nfsvers=3"]) && !has(&["nolock", "local_lock=all"]) {
         return Trouble::Text(

@@ -181,7 +181,7 @@ impl Trouble {
                 "{doing}: the NFS server did not answer in {} s; see whether it runs and can be reached from this node",
                 limit.as_secs()
             )),
-            Self::Option(text) => Error::Refused(format!("{doing}: {text}")),
+            Self::Refused(text) => Error::Refused(format!("{doing}: {text}")),
             Self::Text(text) => Error::Unavailable(format!("{doing}: {text}")),
             Self::Errno(number) => {
                 let errno = Errno::from_raw_os_error(number);

@@ -6,6 +6,7 @@
 mod child;
 mod helper;
 mod last;
+mod readback;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -148,7 +149,10 @@ impl Nfs {
             }),
             None => self.helper.run(&Task::Mount { server, share, target, options }),
         };
-        mounted.map_err(|trouble| not_mounted(volume, trouble))?;
+        let mounted = mounted.map_err(|trouble| not_mounted(volume, trouble))?;
+        if let Some(note) = mounted.note {
+            tracing::warn!(share = %volume.share, server = %volume.server, "an older version is used: {note}");
+        }
         let mount = mounts::on(base)?.pop();
         mount.ok_or_else(|| {
             Error::Internal(format!("{} is not mounted after the kernel said so", base.display()))
