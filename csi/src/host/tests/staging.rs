@@ -279,12 +279,13 @@ fn what_is_done_to_a_file_during_a_copy_shows() {
     assert_eq!(bench.host.activity(bench.backing()).unwrap(), seen[2], "nothing was done");
     loopdev::detach(&device, || Ok(true)).unwrap();
     // The same number again, if no other test takes it meanwhile.
+    let mut again = bench.attach();
     for _ in 0..50 {
-        let again = bench.attach();
         if again == device {
             break;
         }
         loopdev::detach(&again, || Ok(true)).unwrap();
+        again = bench.attach();
     }
     seen.push(bench.host.activity(bench.backing()).unwrap());
     let before = seen.len();
