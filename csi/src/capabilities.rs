@@ -42,7 +42,7 @@ pub(crate) fn controller(backend: &Backend) -> Vec<pb::ControllerServiceCapabili
             &[Controller::CreateDeleteSnapshot, Controller::ListSnapshots, Controller::GetSnapshot],
         ),
         has(Feature::Clones, &[Controller::CloneVolume]),
-        has(Feature::Expansion, &[Controller::ExpandVolume]),
+        if expands(backend) { vec![Controller::ExpandVolume] } else { Vec::new() },
         has(Feature::Modify, &[Controller::ModifyVolume]),
     ]
     .concat()
@@ -52,6 +52,11 @@ pub(crate) fn controller(backend: &Backend) -> Vec<pb::ControllerServiceCapabili
         pb::ControllerServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: t.into() })) }
     })
     .collect()
+}
+
+/// Whether the controller has a part in growing volumes.
+pub(crate) fn expands(backend: &Backend) -> bool {
+    backend.expansion.as_ref().is_some_and(|it| !it.is_on_node())
 }
 
 /// GroupControllerGetCapabilities.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use provisioners::RbdMounter;
 use provisioners::cinder::MetadataSource;
+use provisioners::local::ExpandedBy;
 use provisioners::nfs::{NfsClient, OnDelete};
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,9 @@ pub struct BackendConfig {
     /// local: free space to keep on each root: a size (`1Gi`) or a percentage (`5%`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserve: Option<String>,
+    /// local: by which call volumes are grown: `controller` or `node`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expansion: Option<ExpandedBy>,
     /// local: the size of a volume for which none is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_size: Option<String>,

@@ -278,6 +278,7 @@ fn local_config(config: &Config, entry: &BackendConfig) -> provisioners::Result<
         cluster: config.cluster_id.clone(),
         reserve: entry.reserve.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
         attach: entry.attach,
+        expansion: entry.expansion.unwrap_or_default(),
         default_size: default_size.unwrap_or(local::DEFAULT_SIZE),
     })
 }

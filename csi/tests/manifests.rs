@@ -127,6 +127,22 @@ fn drivers_of_several_backends_go_on_one_node() {
     }
 }
 
+/// One resizer acts for all nodes, and can reach the driver of one.
+#[test]
+fn local_volumes_are_grown_by_the_driver_of_their_node() {
+    let objects = objects("local");
+    let configs: Vec<_> = pods(&objects).into_iter().filter_map(|pod| config(&objects, pod)).collect();
+    assert!(!configs.is_empty());
+    for backend in configs.iter().flat_map(|config| &config.backends) {
+        assert_eq!(backend.expansion, Some(provisioners::local::ExpandedBy::Node));
+    }
+    let resizers: Vec<_> = of_kind(&objects, "Deployment")
+        .filter(|it| it["spec"]["template"]["spec"]["containers"][0]["name"] == "resizer")
+        .collect();
+    assert_eq!(resizers.len(), 1);
+    assert!(resizers[0]["spec"]["replicas"] == 1 && resizers[0]["spec"]["strategy"]["type"] == "Recreate");
+}
+
 #[test]
 fn images_name_a_version_and_those_of_others_a_registry() {
     for backend in BACKENDS {

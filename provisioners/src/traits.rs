@@ -127,6 +127,12 @@ pub trait GroupSnapshots: Send + Sync {
 pub trait Expansion: Send + Sync {
     /// Grows a volume to the range; one that is large enough already is left as it is. Never shrinks.
     async fn expand(&self, ctx: &Ctx, id: &VolumeId, range: CapacityRange) -> Result<ExpandOutcome>;
+
+    /// Whether volumes are grown only where they are, by NodeExpandVolume: then EXPAND_VOLUME is no capability of the
+    /// controller's.
+    fn is_on_node(&self) -> bool {
+        false
+    }
 }
 
 /// What ControllerPublishVolume asks, validated.

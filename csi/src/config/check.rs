@@ -64,9 +64,10 @@ impl Config {
 /// What a backend's type requires, and the keys that only others have.
 fn check_type(backend: &BackendConfig) -> Result<(), (&'static str, String)> {
     use BackendType::{Cinder, Local, Nfs, Rbd};
-    let given: [(&'static str, bool, &[BackendType]); 25] = [
+    let given: [(&'static str, bool, &[BackendType]); 26] = [
         ("roots", !backend.roots.is_empty(), &[Local]),
         ("reserve", backend.reserve.is_some(), &[Local]),
+        ("expansion", backend.expansion.is_some(), &[Local]),
         ("clusters", !backend.clusters.is_empty(), &[Rbd]),
         ("mounter", backend.mounter.is_some(), &[Rbd]),
         ("purge", backend.purge.is_some(), &[Rbd]),

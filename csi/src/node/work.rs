@@ -187,6 +187,14 @@ impl Service {
         secrets: &Secrets,
     ) -> Result<u64> {
         let (access, size) = self.present(&id, secrets).await?;
+        let size = match self.backend.expansion.clone().filter(|it| it.is_on_node()) {
+            Some(expansion) => {
+                let (host, name, at, to) = (self.host.clone(), id.0.clone(), path.clone(), access.clone());
+                blocking(move || host.expects(&name, &to, &at)).await?;
+                Some(expansion.expand(ctx, &id, range).await?.capacity)
+            }
+            None => size,
+        };
         if let Some(size) = size.filter(|size| *size < range.required) {
             return Err(Error::OutOfRange(format!(
                 "capacity_range: volume {id} has {size} bytes, {} are required; expand it at the controller first",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::handle::is_root_name;
 use crate::{Error, NodeId, Result, parse_size};
@@ -36,9 +36,23 @@ pub struct LocalConfig {
     /// Whether volumes are attached by the controller (ControllerPublishVolume).
     #[serde(default)]
     pub attach: bool,
+    /// Who grows volumes.
+    #[serde(default)]
+    pub expansion: ExpandedBy,
     /// Bytes of a volume for which no size is asked.
     #[serde(default = "default_size", deserialize_with = "size")]
     pub default_size: u64,
+}
+
+/// Who grows volumes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExpandedBy {
+    /// ControllerExpandVolume, then NodeExpandVolume.
+    #[default]
+    Controller,
+    /// NodeExpandVolume alone, on the volume's node: for clusters, where one resizer acts for all nodes.
+    Node,
 }
 
 /// What is kept free in a root's file system: no volume is made or grown that could not be filled without it.
@@ -134,6 +148,7 @@ impl LocalConfig {
             cluster: default_cluster(),
             reserve: Reserve::default(),
             attach: false,
+            expansion: ExpandedBy::default(),
             default_size: DEFAULT_SIZE,
         }
     }

@@ -55,7 +55,7 @@ mod xattrs;
 #[cfg(test)]
 mod tests;
 
-pub use config::{DEFAULT_SIZE, LocalConfig, Reserve};
+pub use config::{DEFAULT_SIZE, ExpandedBy, LocalConfig, Reserve};
 pub use handle::{Handle, parse_handle};
 pub use lease::{Lease, Sharing};
 pub use record::check_volume_record;

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use super::Local;
 use super::store::Store;
+use super::{ExpandedBy, Local};
 use crate::{
     Access, Attachment, Capacity, CapacityQuery, CapacityRange, CapacityReport, Clones, Ctx, ExpandOutcome,
     Expansion, FsNote, GroupSnapshot, GroupSnapshots, GroupSpec, Listing, Modify, NodeAccess, NodeId,
@@ -73,6 +73,10 @@ impl Expansion for Local {
     async fn expand(&self, ctx: &Ctx, id: &VolumeId, range: CapacityRange) -> Result<ExpandOutcome> {
         let (ctx, id) = (ctx.clone(), id.clone());
         self.workers.change(move |store| store.expand(&ctx, &id, range)).await
+    }
+
+    fn is_on_node(&self) -> bool {
+        self.store.config.expansion == ExpandedBy::Node
     }
 }
 

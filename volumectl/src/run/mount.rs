@@ -96,6 +96,27 @@ pub async fn grow(session: &Session, bundle: &Bundle, plan: &Plan<'_>, bound: &m
     }
     bound.requested_bytes = plan.range.required_bytes;
     session.notes.note(&plan.claim.metadata, bound)?;
+    let grown = if session.controller_can(Controller::ExpandVolume) {
+        grow_at_controller(session, bundle, plan, bound).await?
+    } else {
+        // As external-resizer does with a driver that grows volumes on their nodes alone.
+        let capacity_bytes = plan.range.required_bytes;
+        pb::ControllerExpandVolumeResponse { capacity_bytes, node_expansion_required: true }
+    };
+    bound.capacity_bytes = grown.capacity_bytes;
+    if grown.node_expansion_required && session.node_can(Node::ExpandVolume) {
+        let has = grow_on_node(session, bundle, plan, bound).await?.capacity_bytes;
+        bound.capacity_bytes = bound.capacity_bytes.max(has);
+    }
+    session.notes.note(&plan.claim.metadata, bound)
+}
+
+async fn grow_at_controller(
+    session: &Session,
+    bundle: &Bundle,
+    plan: &Plan<'_>,
+    bound: &Bound,
+) -> Result<pb::ControllerExpandVolumeResponse> {
     let request = pb::ControllerExpandVolumeRequest {
         volume_id: bound.volume_id.clone(),
         capacity_range: Some(plan.range),
@@ -105,22 +126,24 @@ pub async fn grow(session: &Session, bundle: &Bundle, plan: &Plan<'_>, bound: &m
     let call = |mut client: ControllerClient<Channel>, request| async move {
         client.controller_expand_volume(request).await
     };
-    let what = format!("expand {}", bound.claim);
-    let answer = session.step(&what, &session.csi.controller, &request, call).await?;
-    if answer.node_expansion_required && session.node_can(Node::ExpandVolume) {
-        let request = pb::NodeExpandVolumeRequest {
-            volume_id: bound.volume_id.clone(),
-            volume_path: text(bound.target.as_ref()),
-            capacity_range: Some(pb::CapacityRange { required_bytes: answer.capacity_bytes, limit_bytes: 0 }),
-            staging_target_path: text(bound.staging.as_ref()),
-            volume_capability: Some(plan.capability.clone()),
-            secrets: plan.secrets(bundle, "node-expand")?,
-        };
-        let call = |mut client: NodeClient<Channel>, request| async move {
-            client.node_expand_volume(request).await
-        };
-        session.step(&format!("grow {} on the node", bound.claim), &session.csi.node, &request, call).await?;
-    }
-    bound.capacity_bytes = answer.capacity_bytes;
-    session.notes.note(&plan.claim.metadata, bound)
+    session.step(&format!("expand {}", bound.claim), &session.csi.controller, &request, call).await
+}
+
+async fn grow_on_node(
+    session: &Session,
+    bundle: &Bundle,
+    plan: &Plan<'_>,
+    bound: &Bound,
+) -> Result<pb::NodeExpandVolumeResponse> {
+    let request = pb::NodeExpandVolumeRequest {
+        volume_id: bound.volume_id.clone(),
+        volume_path: text(bound.target.as_ref()),
+        capacity_range: Some(pb::CapacityRange { required_bytes: bound.capacity_bytes, limit_bytes: 0 }),
+        staging_target_path: text(bound.staging.as_ref()),
+        volume_capability: Some(plan.capability.clone()),
+        secrets: plan.secrets(bundle, "node-expand")?,
+    };
+    let call =
+        |mut client: NodeClient<Channel>, request| async move { client.node_expand_volume(request).await };
+    session.step(&format!("grow {} on the node", bound.claim), &session.csi.node, &request, call).await
 }
