@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernel test-container soak unit lint deny docs bench fuzz build install-deps fmt clean
+.PHONY: help demo test test-kernel test-container test-matrix soak unit lint deny docs bench fuzz build install-deps fmt clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -23,6 +23,10 @@ test-kernel: ## The node's tests in a guest whose kernel has NFS, RBD and disks 
 test-container: ## The node's tests in containers of runc and containerd that are stopped, killed and replaced
 	scripts/install-deps test
 	scripts/test-container
+
+test-matrix: ## The tests of rbd, nfs and the guest on the servers and kernels of other Debian suites (1 GB each, once)
+	scripts/install-deps matrix
+	scripts/test-matrix
 
 soak: ## Pods on all backends while servers and drivers are killed (SOAK_SECONDS, default 1800; SOAK_SEED; SOAK_BACKENDS)
 	scripts/install-deps test
