@@ -400,3 +400,37 @@ async fn a_local_root_on_a_share_is_refused() -> Result<()> {
     s.unmount(&used).await?;
     s.delete(&[&id]).await
 }
+
+/// A kernel that reads other bytes from a server than are stored there (READ_PLUS of some pairs) gets no volume to read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_that_reads_other_bytes_than_are_stored_is_refused() -> Result<()> {
+    if !Nfs::possible("a_mount_that_reads_other_bytes_than_are_stored_is_refused") {
+        return Ok(());
+    }
+    let server = Nfs::start("3,4", &[])?;
+    let (scratch, (share, there)) = (Scratch::new()?, server.share("reads")?);
+    let config = server.config(scratch.path(), &share, &Nfs::version("4.1"))?;
+    let s = subject(scratch, &config, ask::mount("")).await?;
+    let s = Subject { sized: false, guards_use: false, ..s };
+    let id = s.create("reads").await?.volume_id;
+    let file = there.join(".volumectl/readback").display().to_string();
+    let run = |words: &[&str]| -> Result<()> {
+        let done = e2e::control::run(words, &[])?;
+        ensure!(done.code == 0, "{words:?}: {}", done.err);
+        Ok(())
+    };
+    run(&["dd", "if=/dev/zero", &format!("of={file}"), "bs=32k", "count=1"])?;
+    let refused = s.mount(&id, "reads").await.err().context("it was mounted")?;
+    let status = refused.downcast_ref::<tonic::Status>().context("no status")?;
+    ensure!(
+        status.code() == tonic::Code::FailedPrecondition && status.message().contains("other bytes"),
+        "{status}"
+    );
+    ensure!(s.scratch.mounts().is_empty(), "{:?}", s.scratch.mounts());
+    // Where there is no such file nothing is known against the mount.
+    run(&["rm", &file])?;
+    let used = s.mount(&id, "reads").await?;
+    s.write(&used, DATA)?;
+    s.unmount(&used).await?;
+    s.delete(&[&id]).await
+}

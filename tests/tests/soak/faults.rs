@@ -252,6 +252,9 @@ impl Harm {
     pub async fn harm_children(mut self) -> Result<()> {
         while self.goes_on() {
             tokio::time::sleep(milliseconds(&mut self.random, 3000, 10000)).await;
+            let world = self.world.clone();
+            // A mkfs that is killed each time that it runs is no fault of the driver's.
+            let _alone = world.lives.write().await;
             let (pid, random) = (self.world.pid(), Random::new(self.random.next()));
             let killer = Killer::start(pid, random, Duration::from_millis(50));
             tokio::time::sleep(milliseconds(&mut self.random, 500, 3000)).await;

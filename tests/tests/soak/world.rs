@@ -39,7 +39,7 @@ pub struct World {
     pub stopped: AtomicBool,
     /// Held by requests to Cinder; its restart waits for them, for neither it nor Nova goes on with what they were at.
     pub cinder: tokio::sync::RwLock<()>,
-    /// Held by calls that have been interrupted for long: their driver lives until they are done.
+    /// Held by calls that have been interrupted for long: their driver and its children live until they are done.
     pub lives: tokio::sync::RwLock<()>,
     /// Held by whoever harms or heals servers.
     pub servers: Mutex<()>,
