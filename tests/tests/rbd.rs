@@ -20,6 +20,8 @@ mod keys;
 mod named;
 #[path = "rbd/readers.rs"]
 mod readers;
+#[path = "rbd/rights.rs"]
+mod rights;
 #[path = "rbd/safety.rs"]
 mod safety;
 #[path = "rbd/torn.rs"]

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::answer::{CinderBackup, CinderSnapshot, CinderVolume};
 use super::config::CinderCloud;
-use super::errors::{Fault, message};
+use super::errors::{Fault, is_limit, message};
 use super::session::{Connected, Place, Raw};
 use super::watch::Watch;
 use crate::parts::Asked;
@@ -21,6 +21,9 @@ use crate::{Error, Result};
 const BUDGET: Duration = Duration::from_secs(20);
 /// The first pause before a repetition; it doubles.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// After this time a token's roles may be others than its user's.
+const ROLES: Duration = Duration::from_secs(60);
 
 /// A service of the cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +174,7 @@ impl Cloud {
         loop {
             let connected = self.connected().await?;
             let raw = self.once(&connected, &ask).await;
-            if matches!(&raw, Ok(raw) if raw.status == 401 && raw.is_services()) && !renewed {
+            if matches!(&raw, Ok(raw) if is_of_token(raw, connected.since.elapsed())) && !renewed {
                 renewed = true;
                 self.forget(&connected).await;
                 continue;
@@ -206,6 +209,13 @@ impl Cloud {
         *noted = Some(text.to_owned());
         news
     }
+}
+
+/// Whether an answer may be another one with a new token: this one is refused, or it has the roles that the user had when it
+/// was made, `age` ago.
+fn is_of_token(raw: &Raw, age: Duration) -> bool {
+    let by_roles = || raw.status == 403 && age > ROLES && !is_limit(&message(&raw.body));
+    raw.is_services() && (raw.status == 401 || by_roles())
 }
 
 /// What an answer is, and how long to wait before the request is sent again; `None`: it is not.
@@ -270,6 +280,19 @@ mod tests {
             body: body.as_bytes().to_vec(),
         };
         judge(&ask, Ok(raw), PAUSE)
+    }
+
+    #[test]
+    fn a_token_of_old_roles_is_made_anew() {
+        let of = |status, body: &str, seconds| {
+            let body = body.as_bytes().to_vec();
+            let raw = Raw { status, retry_after: None, date: None, from_service: true, body };
+            is_of_token(&raw, Duration::from_secs(seconds))
+        };
+        let policy = r#"{"forbidden": {"code": 403, "message": "Policy doesn't allow volume:create to be performed."}}"#;
+        let limit = r#"{"forbidden": {"code": 403, "message": "Maximum number of volumes (26) exceeded"}}"#;
+        assert!(of(401, "", 0) && of(403, policy, 61));
+        assert!(!of(403, policy, 59) && !of(403, limit, 61) && !of(404, "", 61));
     }
 
     #[test]

@@ -62,7 +62,9 @@ impl Fault {
             401 => Error::Denied(format!("{text}; check the user, its password or application credential")),
             // A quota, or Nova's `max_disk_devices_to_attach`.
             403 if is_limit(&message) => Error::Exhausted(text),
-            403 => Error::Denied(format!("{text}; the cloud's policy does not let this user do that")),
+            403 => Error::Denied(format!(
+                "{text}; the cloud's policy does not let this user do that: give it a role that may (one that it gets counts a minute later)"
+            )),
             404 => Error::NotFound(text),
             // A quota. Nova and Cinder answer with the numbers.
             413 => Error::Exhausted(format!("{text}; raise the quota or delete something")),
@@ -86,7 +88,7 @@ fn refused(text: &str, message: &str) -> Error {
     Error::invalid("request", text.to_owned())
 }
 
-fn is_limit(message: &str) -> bool {
+pub(super) fn is_limit(message: &str) -> bool {
     let message = message.to_lowercase();
     let is_too_many =
         message.contains("maximum") && message.contains("number") && message.contains("exceeded");

@@ -1,6 +1,6 @@
 //! A session: clouds.yaml read and Keystone asked by openstack_sdk, and raw requests with the token.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use openstack_sdk::api::{ApiError, AsyncClient as _, RestClient as _};
@@ -70,6 +70,8 @@ pub(super) struct Connected {
     compute: Endpoint,
     /// When the token ends, in seconds since 1970.
     ends: Option<i64>,
+    /// When it was made.
+    pub(super) since: Instant,
 }
 
 impl Connected {
@@ -92,6 +94,7 @@ impl Connected {
             compute: Endpoint { base: String::new(), minor: 0 },
             client,
             ends,
+            since: Instant::now(),
         };
         connected.volume = connected.find(spec, &config, &interface, Service::Volume).await?;
         connected.compute = connected.find(spec, &config, &interface, Service::Compute).await?;

@@ -9,7 +9,7 @@ pub(super) fn failed(doing: &str, errno: Errno, user: &str, place: &str) -> Erro
     let words = std::io::Error::from(errno);
     match errno {
         Errno::PERM | Errno::ACCESS => Error::Denied(format!(
-            "{doing}: {words}: client.{user} may not; it needs: ceph auth caps client.{user} mon 'profile rbd' mgr 'profile rbd' osd 'profile rbd pool={place}' (and its pools for dataPool)"
+            "{doing}: {words}: client.{user} may not; it needs: ceph auth caps client.{user} mon 'profile rbd' mgr 'profile rbd' osd 'profile rbd pool={place}' (and its pools for dataPool); what was changed there counts a moment later, repeat the call"
         )),
         Errno::NOENT => Error::NotFound(format!("{doing}: {words}")),
         Errno::EXIST => Error::AlreadyExists(format!("{doing}: {words}")),

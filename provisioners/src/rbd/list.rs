@@ -13,6 +13,11 @@ use super::site::{SNAPSHOTS, Site};
 use super::store::Store;
 use crate::{Condition, Ctx, Error, Page, Result, Secrets, Snapshot, SnapshotId, Volume, VolumeId};
 
+/// The pools of a cluster that volumes may be in.
+fn pools(cluster: &RbdCluster, session: &Session) -> Result<Vec<String>> {
+    if cluster.pools.is_empty() { session.rbd_pools() } else { Ok(cluster.pools.clone()) }
+}
+
 impl Store {
     /// Every place that may hold volumes of ours, in the order of handles, of the clusters that answer; if none does, its
     /// error.
@@ -72,7 +77,7 @@ impl Store {
         sites: &[Site],
         mut look: impl FnMut(&Site) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let (mut good, mut failed) = (BTreeSet::new(), BTreeMap::new());
+        let (mut good, mut failed, mut denied) = (BTreeSet::new(), BTreeMap::new(), None);
         for site in sites {
             let cluster = site.place.cluster.as_str();
             if failed.contains_key(cluster) {
@@ -83,6 +88,11 @@ impl Store {
                 Ok(ControlFlow::Continue(())) => {
                     good.insert(cluster);
                 }
+                // What the user may not see is not missing from what he sees.
+                Err(Error::Denied(why)) => {
+                    tracing::debug!(place = %site.place, why, "a list goes without this place");
+                    denied = Some(Error::Denied(why));
+                }
                 Err(error) => {
                     self.left_out(cluster, &error);
                     good.remove(cluster);
@@ -90,7 +100,7 @@ impl Store {
                 }
             }
         }
-        match failed.into_values().next() {
+        match failed.into_values().next().or(denied) {
             Some(error) if good.is_empty() => Err(error),
             _ => Ok(()),
         }
@@ -106,25 +116,27 @@ impl Store {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster);
     }
 
-    /// The places of one cluster.
+    /// The places of one cluster; one that the user may not see is an error.
     pub(super) fn sites_in(&self, cluster: &str) -> Result<Vec<Site>> {
+        self.sites_by(cluster, &self.sessions.get(cluster, &Secrets::default())?)
+    }
+
+    /// Those that the user may see.
+    pub(super) fn visible_in(&self, cluster: &str) -> Result<Vec<Site>> {
         let sites = self.sites_of(self.sessions.cluster(cluster)?, &Secrets::default())?;
         Ok(sites.into_values().collect())
     }
 
     /// The same by a connection of one's own.
     pub(super) fn sites_by(&self, cluster: &str, session: &Arc<Session>) -> Result<Vec<Site>> {
-        let sites = Self::sites_with(self.sessions.cluster(cluster)?, session)?;
+        let sites = session.sites(pools(self.sessions.cluster(cluster)?, session)?)?;
         Ok(sites.into_values().collect())
     }
 
+    /// Those that the user may see.
     fn sites_of(&self, cluster: &RbdCluster, secrets: &Secrets) -> Result<BTreeMap<String, Site>> {
-        Self::sites_with(cluster, &self.sessions.get(&cluster.id, secrets)?)
-    }
-
-    fn sites_with(cluster: &RbdCluster, session: &Arc<Session>) -> Result<BTreeMap<String, Site>> {
-        let pools = if cluster.pools.is_empty() { session.rbd_pools()? } else { cluster.pools.clone() };
-        session.sites(pools)
+        let session = self.sessions.get(&cluster.id, secrets)?;
+        session.visible_sites(pools(cluster, &session)?, &cluster.namespace)
     }
 
     /// Volumes after a handle, at most `max` (0: all).

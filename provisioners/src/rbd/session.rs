@@ -23,7 +23,10 @@ pub(super) struct Session {
     pub(super) settings: Settings,
     pub(super) connection: Arc<Connection>,
     /// The cluster has fenced this client.
-    pub(super) fenced: AtomicBool,
+    fenced: AtomicBool,
+    /// It was refused something, by rights that it was given so long ago that they may be others now.
+    outdated: AtomicBool,
+    opened: Instant,
     /// This client's address with its nonce, as others see it.
     pub(super) address: String,
     /// When it was last asked for.
@@ -31,6 +34,10 @@ pub(super) struct Session {
     behind: Mutex<Option<Arc<Self>>>,
     pools: Mutex<BTreeMap<(String, String), Arc<Pool>>>,
 }
+
+/// A connection has the rights that its user had when it was made (until the tickets are renewed, an hour later). One that
+/// is refused something after this time is made anew.
+const RIGHTS: Duration = Duration::from_secs(20);
 
 /// The addresses of all of this process's clients.
 static OURS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -64,6 +71,8 @@ impl Session {
             settings,
             connection,
             fenced: AtomicBool::new(false),
+            outdated: AtomicBool::new(false),
+            opened: Instant::now(),
             address,
             used: Mutex::new(Instant::now()),
             behind: Mutex::default(),
@@ -71,11 +80,27 @@ impl Session {
         }))
     }
 
+    /// Draws the conclusion from a call that failed.
+    pub(super) fn note(&self, errno: Errno) {
+        match errno {
+            Errno::SHUTDOWN | Errno::NOTCONN => self.fenced.store(true, Ordering::Relaxed),
+            Errno::PERM | Errno::ACCESS if self.opened.elapsed() > RIGHTS => {
+                self.outdated.store(true, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the next call can use it.
+    fn is_good(&self) -> bool {
+        !self.fenced.load(Ordering::Relaxed) && !self.outdated.load(Ordering::Relaxed)
+    }
+
     /// The client for background work, so that it holds up no caller: made at the first use, and anew when it was fenced.
     pub(super) fn behind(&self) -> Result<Arc<Self>> {
         let mut behind = lock(&self.behind);
         match &*behind {
-            Some(session) if !session.fenced.load(Ordering::Relaxed) => Ok(session.clone()),
+            Some(session) if session.is_good() => Ok(session.clone()),
             _ => Ok(behind.insert(self.another()?).clone()),
         }
     }
@@ -96,8 +121,10 @@ impl Session {
         command.insert("format".into(), "json".into());
         command.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
         let command = serde_json::Value::Object(command).to_string();
-        let output =
-            self.connection.command(&command).map_err(|e| command_failed(prefix, &e, &self.settings.user))?;
+        let output = self.connection.command(&command).map_err(|e| {
+            self.note(e.errno);
+            command_failed(prefix, &e, &self.settings.user)
+        })?;
         // Some commands answer several values one after the other (`osd blocklist ls`: single addresses, then ranges);
         // what is asked for is the first. Others answer nothing.
         let mut values = serde_json::Deserializer::from_slice(&output).into_iter();
@@ -138,6 +165,31 @@ impl Session {
             }
         };
         Ok(Site { place: place.clone(), pool, session: self.clone() })
+    }
+
+    /// [`Session::sites`] of those pools that the user may see, and of one that has only the namespace `own`. If it may see
+    /// none, why not.
+    pub(super) fn visible_sites(
+        self: &Arc<Self>,
+        pools: Vec<String>,
+        own: &str,
+    ) -> Result<BTreeMap<String, Site>> {
+        let (mut sites, mut denied) = (BTreeMap::new(), None);
+        for pool in pools {
+            match self.sites(vec![pool.clone()]) {
+                Ok(some) => sites.extend(some),
+                Err(Error::Denied(why)) if own.is_empty() => denied = Some(Error::Denied(why)),
+                Err(Error::Denied(_)) => {
+                    let place = Place { cluster: self.cluster.clone(), pool, namespace: own.to_owned() };
+                    sites.insert(place.to_string(), self.site(&place)?);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match denied {
+            Some(error) if sites.is_empty() => Err(error),
+            _ => Ok(sites),
+        }
     }
 
     /// The places in these pools: each pool's own and its namespaces.
@@ -222,7 +274,10 @@ impl Sessions {
                 conf: entry.conf.clone(),
                 timeout: self.timeout,
             },
-            None => return self.any(cluster),
+            None => match self.any(cluster)? {
+                session if session.is_good() => return Ok(session),
+                session => session.settings.clone(),
+            },
         };
         self.connect(cluster, settings)
     }
@@ -282,12 +337,15 @@ impl Sessions {
         let mut slots = lock(&self.slots);
         loop {
             match slots.get(&key) {
-                Some(Slot::Open(session)) if !session.fenced.load(Ordering::Relaxed) => {
+                Some(Slot::Open(session)) if session.is_good() => {
                     *lock(&session.used) = Instant::now();
                     return Ok(session.clone());
                 }
-                Some(Slot::Open(_)) => {
-                    tracing::warn!(cluster, "the cluster fenced this client; connecting anew");
+                Some(Slot::Open(session)) => {
+                    let fenced = session.fenced.load(Ordering::Relaxed);
+                    let why =
+                        if fenced { "the cluster fenced this client" } else { "the rights may have changed" };
+                    tracing::warn!(cluster, user = %session.settings.user, "{why}; connecting anew");
                     break;
                 }
                 Some(Slot::Pending(failure)) => {
@@ -301,8 +359,10 @@ impl Sessions {
             }
         }
         let failure = Arc::new(OnceLock::new());
-        slots.insert(key.clone(), Slot::Pending(failure.clone()));
+        let old = slots.insert(key.clone(), Slot::Pending(failure.clone()));
         drop(slots);
+        // It waits for the cluster.
+        old.map(|old| std::thread::spawn(move || drop(old)));
         let opened = Session::open(cluster, settings);
         let mut slots = lock(&self.slots);
         slots.remove(&key);

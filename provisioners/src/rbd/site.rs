@@ -50,9 +50,7 @@ pub(super) struct Header {
 impl Site {
     /// The error for a call that failed here.
     pub(super) fn fail(&self, doing: &str, errno: Errno) -> Error {
-        if matches!(errno, Errno::SHUTDOWN | Errno::NOTCONN) {
-            self.session.fenced.store(true, Ordering::Relaxed);
-        }
+        self.session.note(errno);
         failed(doing, errno, &self.session.settings.user, &self.place.pool)
     }
 

@@ -87,7 +87,7 @@ impl Store {
         }
         let mut sites = Vec::new();
         failures.attempt(&format!("cluster {cluster}"), || {
-            sites = self.sites_in(cluster)?;
+            sites = self.visible_in(cluster)?;
             Ok(())
         });
         for site in &sites {

@@ -18,7 +18,7 @@ use tonic::Code;
 use super::world::{SIZE, World};
 
 /// A driver that has no user of its own: every call brings secrets.
-async fn by_secrets(w: &World) -> Result<InProcess> {
+pub(super) async fn by_secrets(w: &World) -> Result<InProcess> {
     let dir = w.scratch.path().join("by-secrets");
     std::fs::create_dir_all(&dir)?;
     let text = w.ceph.config_in(&dir, "rbd", &w.namespace, &w.namespace, "");
@@ -27,7 +27,7 @@ async fn by_secrets(w: &World) -> Result<InProcess> {
     InProcess::start(&text).await
 }
 
-fn request(name: &str, user: &str, key: &str) -> pb::CreateVolumeRequest {
+pub(super) fn request(name: &str, user: &str, key: &str) -> pb::CreateVolumeRequest {
     let mut request = ask::create(name, SIZE, ask::mount("ext4"));
     request.secrets = [("userID", user), ("userKey", key)].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     request
