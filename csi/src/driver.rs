@@ -146,7 +146,7 @@ fn deadline(metadata: &MetadataMap) -> Option<Duration> {
         "n" => Duration::from_nanos(amount),
         _ => return None,
     };
-    Some(limit - limit.mul_f64(0.02).min(Duration::from_secs(1)))
+    Some(limit.saturating_sub(limit.mul_f64(0.02).min(Duration::from_secs(1))))
 }
 
 #[cfg(test)]
