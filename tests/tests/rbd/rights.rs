@@ -79,5 +79,5 @@ async fn lists_have_what_the_user_may_see() -> Result<()> {
     ensure!(elsewhere.is_empty(), "{elsewhere:?}");
     let nothing = listed(&w, "csi-none", "profile rbd pool=nonexistent").await?;
     w.ceph.remove_pool(&other)?;
-    refused(nothing, Code::PermissionDenied, &["client.csi-none"])
+    refused(nothing.map(tonic::Response::new), Code::PermissionDenied, &["client.csi-none"])
 }
