@@ -57,7 +57,7 @@ async fn soak() -> Result<()> {
     let ran = run(&world, &report, seed, Duration::from_secs(seconds)).await;
     world.heal().await.context("healing the servers")?;
     let clean = match &ran {
-        Ok(()) => at_last(&world, &report, seed).await,
+        Ok(()) => Box::pin(at_last(&world, &report, seed)).await,
         Err(_) => Ok(()),
     };
     let flat = report.memory_is_flat();
