@@ -15,6 +15,8 @@ mod local_contract;
 mod nfs;
 #[path = "nfs/contract.rs"]
 mod nfs_contract;
+#[path = "guest/nfs_mounts.rs"]
+mod nfs_mounts;
 #[path = "guest/rbd.rs"]
 mod rbd;
 #[path = "rbd/contract.rs"]

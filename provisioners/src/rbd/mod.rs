@@ -66,6 +66,7 @@ mod purge;
 pub(crate) mod reading;
 mod record;
 mod session;
+mod sessions;
 mod site;
 mod snapshot;
 mod stale;
