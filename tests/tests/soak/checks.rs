@@ -125,9 +125,8 @@ fn directories(world: &World) -> Result<Vec<String>> {
     let dirs =
         control::run(&[&["find", &share, "-mindepth", "1", "-maxdepth", "1"][..], &mine].concat(), &[])?;
     ensure!(found.code == 0 && dirs.code == 0, "{}{}", found.err, dirs.err);
-    // What says of which version the layout is.
     let theirs = format!("{share}/{}/", foreign::DIRECTORY);
-    let kept = |line: &&str| !line.ends_with("/.volumectl/layout.json") && !line.starts_with(&theirs);
+    let kept = |line: &&str| !line.ends_with(provisioners::nfs::READ_BACK) && !line.starts_with(&theirs);
     Ok(found.out.lines().chain(dirs.out.lines()).filter(kept).map(str::to_owned).collect())
 }
 
