@@ -5,7 +5,7 @@ use crate::FsNote;
 #[tokio::test]
 async fn a_half_made_volume_is_made_anew() {
     let bench = Bench::new();
-    bench.local.check().await.unwrap();
+    bench.make_roots();
     let left = bench.own("tmp/volume-v");
     std::fs::create_dir(&left).unwrap();
     std::fs::write(left.join("disk.img"), vec![9; 4096]).unwrap();
@@ -19,7 +19,7 @@ async fn a_half_made_volume_is_made_anew() {
 #[tokio::test]
 async fn a_link_without_its_volume_is_replaced() {
     let bench = Bench::new();
-    bench.local.check().await.unwrap();
+    bench.make_roots();
     std::os::unix::fs::symlink("old-name", bench.own("index/v")).unwrap();
     refused(bench.local.get(&"default:v".into()).await, "not_found", "default:v");
     assert!(bench.local.list(None, 0).await.unwrap().items.is_empty());
@@ -34,7 +34,7 @@ async fn a_link_without_its_volume_is_replaced() {
 #[tokio::test]
 async fn a_link_left_by_a_template_does_not_hide_a_volume_without_one() {
     let bench = Bench::new();
-    bench.local.check().await.unwrap();
+    bench.make_roots();
     std::os::unix::fs::symlink("old-name", bench.own("index/v")).unwrap();
     let volume = bench.make("v").await;
     assert_eq!(bench.local.get(&volume.id).await.unwrap(), volume);

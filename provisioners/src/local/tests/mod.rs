@@ -143,6 +143,11 @@ impl Bench {
         }
     }
 
+    /// The roots as they are after their first volume.
+    pub(super) fn make_roots(&self) {
+        self.local.store.roots.iter().for_each(|root| root.ensure().unwrap());
+    }
+
     /// The same directories after a restart.
     pub(super) fn restart(&mut self, change: impl FnOnce(&mut LocalConfig)) {
         change(&mut self.config);
