@@ -149,6 +149,7 @@ async fn a_full_server_says_so_and_deleting_still_works() -> Result<()> {
         let mut file = fs::File::create(w.dir.join("v/fill"))?;
         while file.write_all(&vec![1; 65536]).is_ok() {}
         while file.write_all(&[1; 512]).is_ok() {}
+        drop(file);
         let error = w.create(World::request("w", &[])).await.err().context("full")?;
         ensure!(error.code() == Code::ResourceExhausted, "{error}");
         w.delete(&id).await?;
