@@ -30,6 +30,7 @@ pub(crate) fn controller(backend: &Backend) -> Vec<pb::ControllerServiceCapabili
     let both = |a, b, types: &[Controller]| {
         if backend.has(a) && backend.has(b) { types.to_vec() } else { Vec::new() }
     };
+    let at_controller = backend.expansion.as_ref().is_none_or(|it| !it.is_on_node());
     [
         vec![Controller::CreateDeleteVolume, Controller::GetVolume, Controller::VolumeCondition],
         vec![Controller::SingleNodeMultiWriter],
@@ -42,7 +43,7 @@ pub(crate) fn controller(backend: &Backend) -> Vec<pb::ControllerServiceCapabili
             &[Controller::CreateDeleteSnapshot, Controller::ListSnapshots, Controller::GetSnapshot],
         ),
         has(Feature::Clones, &[Controller::CloneVolume]),
-        if expands(backend) { vec![Controller::ExpandVolume] } else { Vec::new() },
+        if at_controller { has(Feature::Expansion, &[Controller::ExpandVolume]) } else { Vec::new() },
         has(Feature::Modify, &[Controller::ModifyVolume]),
     ]
     .concat()
@@ -52,11 +53,6 @@ pub(crate) fn controller(backend: &Backend) -> Vec<pb::ControllerServiceCapabili
         pb::ControllerServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: t.into() })) }
     })
     .collect()
-}
-
-/// Whether the controller has a part in growing volumes.
-pub(crate) fn expands(backend: &Backend) -> bool {
-    backend.expansion.as_ref().is_some_and(|it| !it.is_on_node())
 }
 
 /// GroupControllerGetCapabilities.

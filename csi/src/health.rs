@@ -71,11 +71,12 @@ impl Health {
     }
 
     /// [`Health::check`], waiting for as long as the backend may take.
-    pub async fn wait<W>(&self, ask: impl FnOnce() -> W) -> Option<Vec<Part>>
+    pub async fn wait<W>(&self, ask: impl FnOnce() -> W) -> Vec<Part>
     where
         W: Future<Output = Vec<Part>> + Send + 'static,
     {
-        self.within(LONGEST + PATIENCE, ask).await
+        let limit = LONGEST + PATIENCE;
+        self.within(limit, ask).await.unwrap_or_else(|| vec![late(limit)])
     }
 
     async fn within<W>(&self, patience: Duration, ask: impl FnOnce() -> W) -> Option<Vec<Part>>
@@ -181,7 +182,7 @@ mod tests {
         assert!(health.check(slow).await.is_none());
         assert!(health.check(slow).await.is_some_and(|parts| parts[0].name == "a"));
         let health = Health::default();
-        assert!(health.wait(slow).await.is_some_and(|parts| parts[0].name == "a"));
+        assert_eq!(health.wait(slow).await[0].name, "a");
         let health = Health::default();
         assert!(health.check(std::future::pending).await.is_none());
         tokio::time::sleep(LONGEST).await;

@@ -79,7 +79,7 @@ async fn shown(pages: &Pages, wanted: impl Fn(&str) -> bool) -> (StatusCode, Str
         };
         let _ = writeln!(text, "{name}: {state}");
         for problem in problems.iter().filter(|_| pages.private) {
-            let _ = writeln!(text, "{name}: {}", provisioners::plain(problem));
+            let _ = writeln!(text, "{name}: {problem}");
         }
     }
     if text.is_empty() {

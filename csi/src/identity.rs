@@ -73,7 +73,7 @@ impl Service {
     }
 
     /// [`Service::readiness`], however long the backend takes.
-    pub async fn examined(&self) -> Option<Vec<Part>> {
+    pub async fn examined(&self) -> Vec<Part> {
         self.health.wait(self.look()).await
     }
 
@@ -111,5 +111,6 @@ pub fn serves(parts: &[Part]) -> bool {
 /// What is wrong with a part.
 pub fn problem(part: &Part) -> Option<String> {
     let error = part.state.as_ref().err()?;
-    Some(if part.name.is_empty() { error.to_string() } else { format!("{}: {error}", part.name) })
+    let error = provisioners::plain(&error.to_string());
+    Some(if part.name.is_empty() { error } else { format!("{}: {error}", part.name) })
 }

@@ -91,13 +91,12 @@ fn start(cli: &Cli, mut config: Config) -> Result<ExitCode> {
 async fn check(drivers: &[Service]) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for driver in drivers {
-        let parts = driver.examined().await.unwrap_or_default();
-        let problems: Vec<String> = parts.iter().filter_map(identity::problem).collect();
+        let problems: Vec<String> = driver.examined().await.iter().filter_map(identity::problem).collect();
         if problems.is_empty() {
             println!("{}: ready", driver.name);
         }
         for problem in &problems {
-            println!("{}: not ready: {}", driver.name, provisioners::plain(problem));
+            println!("{}: not ready: {problem}", driver.name);
             code = ExitCode::FAILURE;
         }
         for line in driver.backend.provisioner.describe().await {

@@ -35,25 +35,25 @@ pub(crate) struct Question {
 }
 
 impl Asked {
+    /// The right to ask; [`None`]: it is asked already.
+    fn claim(&self) -> Option<Done> {
+        (!self.0.busy.swap(true, Ordering::AcqRel)).then(|| Done(self.clone()))
+    }
+
     /// Asks on a thread, unless it is asked already.
     fn begin(
         &self,
         ask: Box<dyn FnOnce() -> Result<()> + Send>,
         tell: impl FnOnce(Result<()>) + Send + 'static,
     ) {
-        if self.0.busy.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let it = self.clone();
+        let Some(done) = self.claim() else { return };
         let work = move || {
-            let done = Done(it);
             let answer = ask();
             done.note(&answer);
             tell(answer);
         };
         if let Err(error) = std::thread::Builder::new().name("part".into()).spawn(work) {
             tracing::warn!(%error, "no thread to look at a part");
-            self.0.busy.store(false, Ordering::Release);
         }
     }
 
@@ -71,7 +71,7 @@ impl Asked {
     }
 }
 
-/// Ends a question, however the thread ends.
+/// A question under way; it ends with this, however that goes.
 struct Done(Asked);
 
 impl Done {
@@ -117,10 +117,9 @@ where
     let late = Instant::now() + PATIENCE;
     let mut parts = Vec::new();
     for (at, (name, asked, ask)) in questions.into_iter().enumerate() {
-        let (send, it) = (send.clone(), asked.clone());
-        if !asked.0.busy.swap(true, Ordering::AcqRel) {
+        if let Some(done) = asked.claim() {
+            let send = send.clone();
             tokio::spawn(async move {
-                let done = Done(it);
                 let answer = ask.await;
                 done.note(&answer);
                 let _ = send.send((at, answer));

@@ -3,10 +3,10 @@
 use csi_proto::v1 as pb;
 use provisioners::{Capability, CapacityRange, Ctx, Error, Result, Secrets, Source, VolumeSpec};
 
+use crate::convert;
 use crate::driver::Service;
 use crate::flight::{Hold, Mode};
 use crate::validate::{self, MAX_STRING};
-use crate::{capabilities, convert};
 
 impl Service {
     /// CreateVolume: validated here, prepared by the backend without I/O, run in single flight by the handle that the
@@ -106,7 +106,7 @@ impl Service {
             self.supports("volume_capability", &[capability])?;
         }
         let expansion = self.feature(self.backend.expansion.as_ref(), "ControllerExpandVolume")?.clone();
-        if !capabilities::expands(&self.backend) {
+        if expansion.is_on_node() {
             return Err(Error::Unsupported(
                 "ControllerExpandVolume: this driver's volumes are grown by NodeExpandVolume on their node (`expansion: node` in its configuration)".into(),
             ));

@@ -186,11 +186,6 @@ impl Host {
         Ok(Some(has))
     }
 
-    /// Whether a volume is staged or published at `path`. Not this volume's path: [`Error::NotFound`].
-    pub fn expects(&self, id: &str, access: &Access, path: &Path) -> Result<()> {
-        self.found_at(id, access, path).map(drop)
-    }
-
     /// The statistics of a volume that is staged or published at `path`. Not this volume's path: [`Error::NotFound`].
     pub fn stats(&self, id: &str, access: &Access, path: &Path) -> Result<VolumeStats> {
         let path = self.found_at(id, access, path)?;

@@ -1,7 +1,7 @@
 //! What a node must have before it is used, by backend.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use provisioners::{Error, Result};
 
@@ -59,7 +59,7 @@ impl Host {
             Ok(rest) => real.join(rest),
             Err(_) => real,
         });
-        real.map_or(Ok(()), |real: PathBuf| check_own(name, &real))
+        real.filter(|real| real != root).map_or(Ok(()), |real| check_own(name, &real))
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Host, device, loopdev, mounts};
 impl Host {
     /// CSI `volume_path`, without symbolic links, if the volume is staged or published there. Any other path, whatever its
     /// form or whoever's volume it shows: [`Error::NotFound`].
-    pub(super) fn found_at(&self, id: &str, access: &Access, path: &Path) -> Result<PathBuf> {
+    pub fn found_at(&self, id: &str, access: &Access, path: &Path) -> Result<PathBuf> {
         let elsewhere = |why: &str| {
             Error::NotFound(format!("volume_path: volume {id} is not at {}: {why}", path.display()))
         };

@@ -190,7 +190,7 @@ impl Service {
         let size = match self.backend.expansion.clone().filter(|it| it.is_on_node()) {
             Some(expansion) => {
                 let (host, name, at, to) = (self.host.clone(), id.0.clone(), path.clone(), access.clone());
-                blocking(move || host.expects(&name, &to, &at)).await?;
+                blocking(move || host.found_at(&name, &to, &at)).await?;
                 Some(expansion.expand(ctx, &id, range).await?.capacity)
             }
             None => size,

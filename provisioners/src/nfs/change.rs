@@ -66,20 +66,21 @@ fn parts(name: &[u8]) -> Option<(&str, &str)> {
 /// A record's bytes as they are now.
 fn content(share: &Share, own: &Own, key: &str) -> Outcome<Option<Vec<u8>>> {
     let name = file_name(key);
-    for _ in 1..READS {
+    let mut left = READS;
+    loop {
+        left -= 1;
         match share.get(&own.volumes, &name) {
             // It was replaced while it was read.
-            Err(fault) if fault.is(Status::STALE) => {}
+            Err(fault) if fault.is(Status::STALE) && left > 0 => {}
             read => return Ok(read?.map(|(_, content)| content)),
         }
     }
-    Ok(share.get(&own.volumes, &name)?.map(|(_, content)| content))
 }
 
 /// What somebody may have removed meanwhile; [`None`] then.
 fn unless_gone<T>(outcome: Outcome<T>) -> Outcome<Option<T>> {
     match outcome {
-        Err(fault) if fault.is(Status::STALE) || fault.is(Status::NO_ENTRY) => Ok(None),
+        Err(fault) if fault.is_gone() => Ok(None),
         other => other.map(Some),
     }
 }

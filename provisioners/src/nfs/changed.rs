@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::client::{Fh, Kind, Node, Status, Time};
+use super::client::{Fh, Kind, Node, Time};
 use super::share::Share;
 use super::tree::{Problem, Visit, walk};
 use crate::{Ctx, Result};
@@ -37,9 +37,7 @@ pub(super) fn changed_since(ctx: &Ctx, share: &Share, top: &Fh, since: Time) -> 
     match walked {
         Ok(()) => Ok(None),
         // It was there a moment ago.
-        Err(Problem::Fault(fault)) if fault.is(Status::STALE) || fault.is(Status::NO_ENTRY) => {
-            Ok(Some("a file that was removed".into()))
-        }
+        Err(Problem::Fault(fault)) if fault.is_gone() => Ok(Some("a file that was removed".into())),
         Err(problem) => Err(problem.told(share, "looking at a directory")),
     }
 }

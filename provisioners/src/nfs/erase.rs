@@ -69,7 +69,7 @@ impl Erasure<'_> {
         loop {
             let before = self.progress();
             match self.content(workers) {
-                Err(Problem::Fault(fault)) if fault.is(Status::STALE) || fault.is(Status::NO_ENTRY) => {}
+                Err(Problem::Fault(fault)) if fault.is_gone() => {}
                 Err(problem) => return Err(problem.told(self.share, doing)),
                 Ok(()) => {}
             }

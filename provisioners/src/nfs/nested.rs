@@ -96,7 +96,7 @@ impl Store {
 }
 
 fn is_gone(fault: &Fault) -> bool {
-    [Status::NO_ENTRY, Status::STALE, Status::BAD_COOKIE].iter().any(|status| fault.is(*status))
+    fault.is_gone() || fault.is(Status::BAD_COOKIE)
 }
 
 /// Whether the links of a directory count the directories in it, as they do on most file systems: known by the driver's

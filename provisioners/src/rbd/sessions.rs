@@ -13,6 +13,7 @@ use crate::{Error, Result, Secrets};
 
 /// How long a monitor or a storage daemon may take for one answer.
 const ANSWER: Duration = Duration::from_secs(15);
+
 /// A connection of the same user with another key is closed when it was not asked for in this time.
 const ROTATED: Duration = Duration::from_secs(60);
 /// One of another user.

@@ -53,9 +53,12 @@ impl Drop for Load {
 }
 
 pub(super) async fn on(server: &Nfs, test: &str, version: &str) -> Result<Subject> {
+    on_share(server, &server.share(test)?.0, version).await
+}
+
+pub(super) async fn on_share(server: &Nfs, share: &str, version: &str) -> Result<Subject> {
     let scratch = Scratch::new()?;
-    let (share, _) = server.share(test)?;
-    let config = server.config(scratch.path(), &share, &Nfs::version(version))?;
+    let config = server.config(scratch.path(), share, &Nfs::version(version))?;
     let subject = subject(scratch, &config, ask::mount("")).await?;
     Ok(Subject { sized: false, guards_use: false, patience: Nfs::patience(), ..subject })
 }

@@ -1,14 +1,10 @@
 //! What a node does not mount, and what is not put on a mounted share.
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::contract::Subject;
 use e2e::drivers::InProcess;
 use e2e::nfs::Nfs;
-use e2e::requests as ask;
-use e2e::scratch::Scratch;
 
-use super::nfs::on;
-use super::subject;
+use super::nfs::{on, on_share};
 
 const DATA: &[u8] = b"what was written before";
 
@@ -51,12 +47,10 @@ async fn a_mount_that_reads_other_bytes_than_are_stored_is_refused() -> Result<(
         return Ok(());
     }
     let server = Nfs::start("3,4", &[])?;
-    let (scratch, (share, there)) = (Scratch::new()?, server.share("reads")?);
-    let config = server.config(scratch.path(), &share, &Nfs::version("4.1"))?;
-    let s = subject(scratch, &config, ask::mount("")).await?;
-    let s = Subject { sized: false, guards_use: false, ..s };
+    let (share, there) = server.share("reads")?;
+    let s = on_share(&server, &share, "4.1").await?;
     let id = s.create("reads").await?.volume_id;
-    let file = there.join(".volumectl/readback").display().to_string();
+    let file = there.join(provisioners::nfs::READ_BACK).display().to_string();
     let run = |words: &[&str]| -> Result<()> {
         let done = e2e::control::run(words, &[])?;
         ensure!(done.code == 0, "{words:?}: {}", done.err);

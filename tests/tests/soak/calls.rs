@@ -18,8 +18,8 @@ pub const ANSWER: Duration = Duration::from_secs(100);
 const DEADLINE: Duration = Duration::from_secs(120);
 /// How long a call is repeated.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// After this long the driver and its children are let alone: a disk that the server does not vouch for is read whole before it is formatted,
-/// and a driver that is killed while it reads begins again.
+/// After this long the driver and its children are let alone: a disk that the server does not vouch for is read whole
+/// before it is formatted, and a driver that is killed while it reads begins again.
 const STARVED: Duration = Duration::from_secs(100);
 /// After this long a client that is said to have an image open is one that Ceph has not forgotten.
 const GHOST: Duration = Duration::from_secs(60);

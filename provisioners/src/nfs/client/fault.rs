@@ -98,6 +98,11 @@ impl Fault {
         matches!(self, Self::Status(has) if *has == status)
     }
 
+    /// Whether what was asked for is not there any more.
+    pub(in super::super) fn is_gone(&self) -> bool {
+        self.is(Status::STALE) || self.is(Status::NO_ENTRY)
+    }
+
     /// Whether the connection cannot be used again.
     pub(in super::super) fn is_broken(&self) -> bool {
         match self {
